@@ -1,0 +1,41 @@
+"""The root of every error that zos raises.
+
+One class for one thing that can go wrong, with a stable `code`. The API and the command line map by
+attribute (`http_status`, `exit_status`); nobody matches message text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+__all__ = ["ZosError"]
+
+ContextValue = str | int | float | bool | None | list[str]
+
+
+class ZosError(Exception):
+    """Base of all errors of zos.
+
+    Attributes:
+        code: stable and unique, `area.what-happened`.
+        http_status: status of an HTTP answer that carries the error.
+        exit_status: exit status of a command that ends with it; never 77, 125-127 or 128 and up.
+        retryable: whether the same request may succeed later without a change.
+        hint: what the reader can do about it, one sentence, or None.
+        context: typed facts (digest, path, address) for machines.
+    """
+
+    code: ClassVar[str] = "zos.error"
+    http_status: ClassVar[int] = 500
+    exit_status: ClassVar[int] = 1
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None, **context: ContextValue) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+        self.context: Mapping[str, ContextValue] = context
+
+    def __str__(self) -> str:
+        return self.message
