@@ -1,0 +1,112 @@
+"""Files that are either the old bytes or the new ones, whatever is killed at whatever moment.
+
+write(2) to a temporary name beside the target, fsync(2), rename(2), fsync of the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from zos_core.base.errors import FileTooLarge
+
+__all__ = ["TEMPORARY_PREFIX", "make_directories", "read_limited", "replacing", "write_atomic"]
+
+TEMPORARY_PREFIX = ".tmp-"
+"""Names that begin so are unfinished: whoever lists a directory skips them, whoever cleans up may delete old ones."""
+
+Owner = tuple[int, int]
+"""uid and gid that a new file gets: with sudo, those of the user who called."""
+
+
+@contextlib.contextmanager
+def replacing(
+    path: Path, *, mode: int = 0o644, owner: Owner | None = None, exclusive: bool = False, durable: bool = True
+) -> Iterator[BinaryIO]:
+    """A file to write; it takes the place of `path` when the block ends, and vanishes when the block raises.
+
+    Args:
+        path: the target; its directory exists.
+        mode: permission bits, set whatever the umask says.
+        owner: uid and gid, or None to keep the process's.
+        exclusive: raise FileExistsError (at the end) instead of replacing a file that is there.
+        durable: fsync file and directory; without it a power cut may leave an empty file.
+    """
+    temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fchmod(descriptor, mode)
+            if owner is not None:
+                os.fchown(descriptor, *owner)
+            if durable:
+                os.fsync(descriptor)
+        if exclusive:
+            os.link(temporary, path, follow_symlinks=False)
+            os.unlink(temporary)
+        else:
+            os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+    if durable:
+        _sync_directory(path.parent)
+
+
+def write_atomic(
+    path: Path,
+    data: bytes | bytearray | memoryview,
+    mode: int = 0o644,
+    *,
+    owner: Owner | None = None,
+    exclusive: bool = False,
+    durable: bool = True,
+) -> None:
+    """`data` as the whole contents of `path`; arguments as of `replacing`."""
+    with replacing(path, mode=mode, owner=owner, exclusive=exclusive, durable=durable) as file:
+        file.write(data)
+
+
+def read_limited(path: Path, limit: int) -> bytes:
+    """All bytes of `path`.
+
+    Raises:
+        FileTooLarge: more than `limit` bytes.
+        OSError: as open(2) and read(2).
+    """
+    with open(path, "rb") as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise FileTooLarge(f"{path} is longer than {limit} bytes", path=str(path), limit=limit)
+    return data
+
+
+def make_directories(path: Path, *, mode: int = 0o755, owner: Owner | None = None) -> None:
+    """`path` and its missing parents; the new ones belong to `owner`."""
+    missing: list[Path] = []
+    here = path
+    while not here.exists():
+        missing.append(here)
+        here = here.parent
+    for directory in reversed(missing):
+        try:
+            directory.mkdir(mode=mode)
+        except FileExistsError:
+            continue
+        if owner is not None:
+            os.chown(directory, *owner, follow_symlinks=False)
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,105 @@
+"""Errors of the base: documents, files, frames, HTTP, keys, the command line. Exit statuses 2 and 10-19."""
+
+from __future__ import annotations
+
+from native.errors import ZosError
+
+__all__ = [
+    "DocumentInvalid",
+    "FileTooLarge",
+    "FrameInvalid",
+    "InstanceInvalid",
+    "KeyInvalid",
+    "PeerGone",
+    "RemoteError",
+    "RequestTimeout",
+    "Unreachable",
+    "UsageError",
+]
+
+
+class UsageError(ZosError):
+    """The command line cannot be understood; exit status 2 as every tool has it."""
+
+    code, http_status, exit_status = "cli.usage", 400, 2
+
+
+class DocumentInvalid(ZosError):
+    """Bytes that are not the document that was expected; the message says where."""
+
+    code, http_status, exit_status = "document.invalid", 400, 10
+
+
+class FileTooLarge(ZosError):
+    """A file is longer than anything that we would have written there."""
+
+    code, http_status, exit_status = "file.too-large", 413, 11
+
+
+class FrameInvalid(ZosError):
+    """A peer broke a rule of docs/spec/frame.md, or was about to be sent such a frame."""
+
+    code, http_status, exit_status = "frame.invalid", 502, 12
+
+
+class PeerGone(ZosError):
+    """The other process closed the connection, or nobody listens.
+
+    `sent` says whether the request had left when it happened: if not, the peer cannot have acted on it.
+    """
+
+    code, http_status, exit_status, retryable = "frame.peer-gone", 503, 13, True
+
+    def __init__(self, message: str, *, hint: str | None = None, sent: bool = False) -> None:
+        super().__init__(message, hint=hint, sent=sent)
+        self.sent = sent
+
+
+class RequestTimeout(ZosError):
+    """No answer before the deadline; what the peer did is not known."""
+
+    code, http_status, exit_status, retryable = "base.timeout", 504, 14, True
+
+
+class RemoteError(ZosError):
+    """The answer of a native program was an error (FRAME-4).
+
+    Attributes:
+        remote_code: the peer's own code, such as `spawn.not-found`.
+        step: name of the step that failed, or None.
+        errno: errno of that step, or None.
+    """
+
+    code, http_status, exit_status = "frame.remote-error", 502, 15
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        remote_code: str,
+        step: str | None = None,
+        errno: int | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, remote_code=remote_code, step=step, errno=errno)
+        self.remote_code = remote_code
+        self.step = step
+        self.errno = errno
+
+
+class Unreachable(ZosError):
+    """An HTTP server cannot be reached, or broke off in the middle of an answer."""
+
+    code, http_status, exit_status, retryable = "http.unreachable", 503, 16, True
+
+
+class KeyInvalid(ZosError):
+    """A key or a list of trusted keys that cannot be used."""
+
+    code, http_status, exit_status = "key.invalid", 400, 17
+
+
+class InstanceInvalid(ZosError):
+    """A name that cannot be the name of an instance."""
+
+    code, http_status, exit_status = "instance.invalid-name", 400, 18
