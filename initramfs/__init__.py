@@ -1,0 +1,6 @@
+"""The boot image builder and the netboot service. Nothing is built here yet.
+
+The package exists so that the layers of the import contract are whole; it is not part of the wheel.
+"""
+
+__all__: list[str] = []
