@@ -6,7 +6,9 @@
 | default store | /var/lib/zos/store | $XDG_DATA_HOME/zos/store or ~/.local/share/zos/store |
 
 With sudo the user is SUDO_UID, HOME is taken from the password database, and XDG variables (root's) are ignored.
-The environment is an argument; its default is the process's own.
+The environment is an argument; by default it is the process's own, which of all library code only `account` reads:
+what it says there (who called, where are their files) is the same for every program and would be handed down from
+each composition root unchanged.
 """
 
 from __future__ import annotations
@@ -86,8 +88,10 @@ class Account:
         return None if self.uid == os.geteuid() else (self.uid, self.gid)
 
 
-def account(environ: Mapping[str, str] = os.environ) -> Account:
+def account(environ: Mapping[str, str] | None = None) -> Account:
     """The calling user, by SUDO_UID when root was reached through sudo."""
+    if environ is None:
+        environ = os.environ  # noqa: TID251 (see the top of this module)
     uid = os.geteuid()
     through_sudo = uid == 0 and environ.get("SUDO_UID", "0").isdecimal() and environ.get("SUDO_UID", "0") != "0"
     if through_sudo:
@@ -98,9 +102,7 @@ def account(environ: Mapping[str, str] = os.environ) -> Account:
     except KeyError:  # a uid without an entry, as in a bare container
         name, gid, home = str(uid), os.getegid() if not through_sudo else uid, Path("/")
     if uid == 0:
-        return Account(
-            uid=0, gid=0, name=name, home=home, config_dir=Path("/etc/zos"), data_dir=Path("/var/lib/zos")
-        )
+        return Account(uid=0, gid=0, name=name, home=home, config_dir=Path("/etc/zos"), data_dir=Path("/var/lib/zos"))
     own = {} if through_sudo else environ
     if not through_sudo and own.get("HOME", "").startswith("/"):
         home = Path(own["HOME"])
@@ -120,11 +122,11 @@ def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
     return (Path(value) if value.startswith("/") else otherwise) / "zos"
 
 
-def default_store(environ: Mapping[str, str] = os.environ) -> Path:
+def default_store(environ: Mapping[str, str] | None = None) -> Path:
     """Directory of the one store of this user or, for root, of the system. It may not exist yet."""
     return account(environ).data_dir / "store"
 
 
-def user_config_dir(environ: Mapping[str, str] = os.environ) -> Path:
+def user_config_dir(environ: Mapping[str, str] | None = None) -> Path:
     """Directory of keys and trusted publishers. It may not exist yet."""
     return account(environ).config_dir
