@@ -1,0 +1,29 @@
+//! `zos-io`: the service processes that move bytes. The first argument chooses the role.
+
+#![forbid(unsafe_code)]
+
+mod block;
+mod forward;
+mod log;
+mod refuse;
+
+use std::process::ExitCode;
+
+/// Exit status of a wrong command line (native programs have 90-99).
+const EXIT_USAGE: u8 = 90;
+
+fn main() -> ExitCode {
+    let mut args = std::env::args_os().skip(1);
+    let role = args.next().unwrap_or_default();
+    let rest: Vec<_> = args.collect();
+    match role.to_str() {
+        Some("block") => block::main(rest),
+        Some("refuse") => refuse::main(rest),
+        Some("log") => log::main(rest),
+        Some("forward") => forward::main(rest),
+        _ => {
+            eprintln!("usage: zos-io block|refuse|log|forward [OPTIONS]");
+            ExitCode::from(EXIT_USAGE)
+        }
+    }
+}
