@@ -1,0 +1,1 @@
+"""Cython units: codecs with many tiny calls from Python. Only the facades in `native/` import them."""

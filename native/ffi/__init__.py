@@ -1,0 +1,1 @@
+"""cffi units (API mode): what the supervisor itself asks the kernel. Only the facades in `native/` import them."""

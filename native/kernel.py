@@ -1,0 +1,100 @@
+"""What the supervisor and the tools ask the kernel by themselves, in one place and typed.
+
+Every failure of the kernel is an `OSError` with the right `errno`, the call's name and the path. A kernel that lacks a
+call altogether gives `KernelUnsupported`, so that a caller can go the other way on purpose.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from native.errors import ZosError
+from native.ffi._kernel import ffi, lib
+
+__all__ = [
+    "ExitStatus",
+    "KernelUnsupported",
+    "attach_mount",
+    "is_tmpfs",
+    "mount_id",
+    "pidfd_exit",
+    "unmount",
+]
+
+
+class KernelUnsupported(ZosError):
+    """The running kernel does not know the call. Not a failure of what was asked: there is another way to do it."""
+
+    code, http_status, exit_status, retryable = "kernel.unsupported", 501, 95, False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExitStatus:
+    """How a process ended: by `exit(code)`, or by a signal. Exactly one of the two is set."""
+
+    code: int | None
+    signal: int | None
+
+
+def _check(result: int, call: str, path: str | None = None) -> int:
+    """Return the result, or raise the negative errno in it as the `OSError` subclass that it is."""
+    if result >= 0:
+        return result
+    text = f"{call}: {os.strerror(-result)}"
+    raise OSError(-result, text, path) if path is not None else OSError(-result, text)
+
+
+def pidfd_exit(pidfd: int) -> ExitStatus | None:
+    """Say how the process behind a pidfd ended, or None while nobody has reaped it. No parent relation is needed.
+
+    Raises:
+        KernelUnsupported: below Linux 6.15 (PIDFD_INFO_EXIT); hold's record of exits is the other way.
+        OSError: not a pidfd (EBADF), or one of a thread.
+    """
+    status = ffi.new("int *")
+    result = int(lib.zos_pidfd_exit(pidfd, status))
+    # ENOTTY and EINVAL: no such request (below 6.13). ESRCH: reaped, and a kernel (6.13, 6.14) that forgot the status.
+    if result in (-errno.ENOTTY, -errno.EINVAL, -errno.ESRCH):
+        raise KernelUnsupported("the kernel does not say how a process ended that is not our child (Linux 6.15 does)")
+    if not _check(result, "PIDFD_GET_INFO"):
+        return None
+    wait_status = int(status[0])
+    if os.WIFSIGNALED(wait_status):
+        return ExitStatus(code=None, signal=os.WTERMSIG(wait_status))
+    return ExitStatus(code=os.WEXITSTATUS(wait_status), signal=None)
+
+
+def attach_mount(mount_fd: int, path: str | Path) -> None:
+    """Attach a detached mount to a directory (move_mount(2)); afterwards the descriptor refers to the attached mount.
+
+    Raises:
+        OSError: ENOTDIR or ENOENT for the path, EINVAL when the mount is attached already, EPERM without CAP_SYS_ADMIN.
+    """
+    _check(int(lib.zos_attach_mount(mount_fd, os.fsencode(path))), "move_mount", str(path))
+
+
+def unmount(path: str | Path, *, lazy: bool = False) -> None:
+    """Unmount what is on top at `path` (umount2(2)), without following a symbolic link at its end.
+
+    `lazy` takes it out of the tree at once, and for good when its last user is gone.
+
+    Raises:
+        OSError: EINVAL when nothing is mounted there, EBUSY when it is in use, EPERM without CAP_SYS_ADMIN.
+    """
+    _check(int(lib.zos_unmount(os.fsencode(path), int(lazy))), "umount2", str(path))
+
+
+def mount_id(path: str | Path) -> int:
+    """Id of the mount that `path` lies on (statx(2), STATX_MNT_ID), as in the first column of mountinfo."""
+    found = ffi.new("uint64_t *")
+    if not _check(int(lib.zos_mount_id(os.fsencode(path), found)), "statx", str(path)):
+        raise KernelUnsupported("the kernel does not say on which mount a file lies (Linux 5.8 does)")
+    return int(found[0])
+
+
+def is_tmpfs(path: str | Path) -> bool:
+    """Whether `path` lies in memory only (tmpfs or ramfs): no place for state, and the providers do not work there."""
+    return bool(_check(int(lib.zos_in_memory(os.fsencode(path))), "statfs", str(path)))
