@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-__all__ = ["ZosError"]
+__all__ = ["BlobTooLarge", "FileChanged", "FileUnreadable", "ZosError"]
 
 ContextValue = str | int | float | bool | None | list[str]
 
@@ -39,3 +39,21 @@ class ZosError(Exception):
 
     def __str__(self) -> str:
         return self.message
+
+
+class FileChanged(ZosError):
+    """A file of the tree is not what the walk saw: gone, replaced, of another size or time of modification."""
+
+    code, http_status, exit_status, retryable = "pack.file-changed", 409, 26, True
+
+
+class FileUnreadable(ZosError):
+    """A file of the tree cannot be opened or read; the message holds the system's reason."""
+
+    code, http_status, exit_status = "pack.file-unreadable", 422, 27
+
+
+class BlobTooLarge(ZosError):
+    """All the units together would exceed 2^32 - 2 blocks of 4 KiB."""
+
+    code, http_status, exit_status = "pack.blob-too-large", 422, 28

@@ -1,1 +1,1 @@
-"""Plain-Python twin of every kernel: the oracle of the tests, and what runs with ZOS_NATIVE=reference."""
+"""Plain-Python twins of the native kernels: the oracle that the same tests run on (`ZOS_NATIVE=reference`)."""

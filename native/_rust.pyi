@@ -1,0 +1,9 @@
+from typing import final
+
+__all__ = ["Packer"]
+
+@final
+class Packer:
+    def __new__(cls, directory: bytes, *, level: int, threads: int, known: bytes, pack_max: int) -> Packer: ...
+    def add(self, root: bytes, paths: bytes, files: bytes, parts: bytes, units: bytes) -> bytes: ...
+    def finish(self) -> tuple[bytes, bytes, int]: ...

@@ -1,0 +1,24 @@
+//! The one extension module of zos: `native._rust`.
+//!
+//! Nothing but registration here. Each kernel has its own `bind_*.rs`, which converts arguments, detaches from the
+//! interpreter while it works and maps errors; the logic lies in the crates below `crates/`. Only the facades in
+//! `native/*.py` import this module.
+
+use pyo3::prelude::*;
+
+mod bind_pack;
+mod errors;
+
+/// A function that adds the functions and classes of one kernel to the module.
+type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
+
+/// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
+const KERNELS: &[Register] = &[bind_pack::register];
+
+#[pymodule]
+fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    for register in KERNELS {
+        register(module)?;
+    }
+    Ok(())
+}
