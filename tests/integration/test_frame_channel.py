@@ -235,12 +235,15 @@ def test_events_come_in_order_and_the_end_is_told(run: Run) -> None:
 
     async def main() -> None:
         async with connected(script) as channel:
-            seen = []
+            seen: list[int] = []
             with pytest.raises(PeerGone):
-                async for name, body in channel.events():
-                    assert name == "exit"
-                    seen.append(msgspec.msgpack.decode(body)["seq"])
+                await collect(channel, seen)
             assert seen == list(range(300))
+
+    async def collect(channel: frame.Channel, seen: list[int]) -> None:
+        async for name, body in channel.events():
+            assert name == "exit"
+            seen.append(msgspec.msgpack.decode(body)["seq"])
 
     run(main())
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 from native.errors import ZosError
 
 __all__ = [
+    "AddressInUse",
     "DocumentInvalid",
     "FileTooLarge",
+    "Forbidden",
     "FrameInvalid",
     "InstanceInvalid",
+    "Internal",
     "KeyInvalid",
     "PeerGone",
     "RemoteError",
     "RequestTimeout",
+    "ServerBusy",
     "Unreachable",
     "UsageError",
+    "zos_error_in",
 ]
 
 
@@ -33,7 +38,7 @@ class DocumentInvalid(ZosError):
 class FileTooLarge(ZosError):
     """A file is longer than anything that we would have written there."""
 
-    code, http_status, exit_status = "file.too-large", 413, 11
+    code, http_status, exit_status = "file.too-large", 413, 10
 
 
 class FrameInvalid(ZosError):
@@ -93,6 +98,30 @@ class Unreachable(ZosError):
     code, http_status, exit_status, retryable = "http.unreachable", 503, 16, True
 
 
+class AddressInUse(ZosError):
+    """Another process listens there already."""
+
+    code, http_status, exit_status = "http.address-in-use", 409, 11
+
+
+class Forbidden(ZosError):
+    """The caller is known and may not do this."""
+
+    code, http_status, exit_status = "http.forbidden", 403, 16
+
+
+class ServerBusy(ZosError):
+    """More connections than the server takes."""
+
+    code, http_status, exit_status, retryable = "http.busy", 503, 16, True
+
+
+class Internal(ZosError):
+    """A fault of ours; the server's log has the story."""
+
+    code, http_status, exit_status = "base.internal", 500, 1
+
+
 class KeyInvalid(ZosError):
     """A key or a list of trusted keys that cannot be used."""
 
@@ -103,3 +132,13 @@ class InstanceInvalid(ZosError):
     """A name that cannot be the name of an instance."""
 
     code, http_status, exit_status = "instance.invalid-name", 400, 18
+
+
+def zos_error_in(error: BaseException) -> ZosError | None:
+    """`error` itself, or the first of our errors in a group that holds nothing but errors that explain each other."""
+    if isinstance(error, ZosError):
+        return error
+    if isinstance(error, BaseExceptionGroup):
+        found = (zos_error_in(part) for part in error.exceptions)
+        return next((part for part in found if part is not None), None)
+    return None

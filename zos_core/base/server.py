@@ -1,0 +1,415 @@
+"""An HTTP server from a table of endpoints, on sockets that listen already (hold keeps them) or that are made here.
+
+A handler takes its endpoint's path parameters (`str`), `query` and `body` (where the endpoint has them) and, if it
+wants to know who asks, `caller`, all as keyword arguments with those very types, and returns the response type; for a
+stream it returns or is an async iterator of bytes. A handler that does not fit its endpoint is an error at start.
+
+    async def logs(*, caller: Caller, name: str, query: LogQuery) -> AsyncIterator[bytes]: ...
+
+    async with Server({LOGS: logs}, title="zos node", authorize=only_owner) as server:
+        await server.listen(sock)
+
+GET handlers are cancelled when their client goes away; others run to their end, so that nobody's Ctrl-C leaves half a
+change. A stream's headers leave with its first chunk (b"" if there is none yet to say), errors before that are problem
+documents, errors after it cut the connection, which a client sees as such.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import inspect
+import logging
+import os
+import socket
+import struct
+import sys
+import typing
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import NoneType, TracebackType
+from typing import Any, Self
+
+from aiohttp import hdrs, web
+
+from zos_core.base.document import decode_json, encode_json
+from zos_core.base.endpoint import Endpoint, Problem, query_from_text
+from zos_core.base.errors import (
+    AddressInUse,
+    DocumentInvalid,
+    Internal,
+    RequestTimeout,
+    ServerBusy,
+    UsageError,
+    zos_error_in,
+)
+from zos_core.base.frame import socket_address
+from zos_core.base.openapi import openapi
+
+__all__ = ["Caller", "Handler", "HandlerMismatch", "Server", "listen_tcp", "listen_unix", "problem_response"]
+
+HEAD_TIMEOUT_S = 20.0  # for the head of a request, also the longest idle time of a connection
+BODY_TIMEOUT_S = 30.0
+WRITE_TIMEOUT_S = 30.0  # for one chunk: a client that reads slower than a chunk in this time is cut off
+SHUTDOWN_TIMEOUT_S = 5.0
+CONNECTIONS_MAX = 1024
+BACKLOG = 128
+UCRED = struct.Struct("3i")  # struct ucred, unix(7)
+
+Handler = Callable[..., Any]
+Authorize = Callable[["Caller", Endpoint[Any]], None]
+
+_log = logging.getLogger(__name__)
+
+
+class HandlerMismatch(TypeError):
+    """A handler does not fit its endpoint: a fault in our own code, found at start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who is at the other end: by SO_PEERCRED on a unix socket, else only an address.
+
+    Attributes:
+        uid, gid, pid: of the process that connected, or None over TCP.
+        address: IP address over TCP, or None.
+    """
+
+    uid: int | None = None
+    gid: int | None = None
+    pid: int | None = None
+    address: str | None = None
+
+
+class Server:
+    """Serves a table of endpoints on any number of sockets; an async context manager, clean on exit."""
+
+    def __init__(
+        self,
+        handlers: Mapping[Endpoint[Any], Handler],
+        *,
+        title: str,
+        authorize: Authorize,
+        routes: Sequence[web.RouteDef] = (),
+        connections_max: int = CONNECTIONS_MAX,
+    ) -> None:
+        """Checks every handler.
+
+        Args:
+            handlers: the table.
+            title: of the OpenAPI document, which is served at /openapi.json.
+            authorize: raises a ZosError (`Forbidden`) for a caller who may not use an endpoint.
+            routes: raw aiohttp routes beside the table, for objects; their ZosErrors become problem documents too.
+            connections_max: more are answered 503 and closed.
+
+        Raises:
+            HandlerMismatch: a handler does not fit.
+        """
+        self._authorize = authorize
+        self._connections_max = connections_max
+        self._servers: list[asyncio.AbstractServer] = []
+        self._group = asyncio.TaskGroup()
+        self._stack = contextlib.AsyncExitStack()
+        document = encode_json(openapi(list(handlers), title=title))
+
+        async def describe(request: web.Request) -> web.StreamResponse:
+            return web.Response(body=document, content_type="application/json")
+
+        app = web.Application(middlewares=[_problems])
+        app.router.add_get("/openapi.json", describe)
+        for endpoint, handler in handlers.items():
+            _check(endpoint, handler)
+            app.router.add_route(endpoint.method, endpoint.path, self._route(endpoint, handler))
+        app.router.add_routes(routes)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handler_cancellation=True,
+            keepalive_timeout=HEAD_TIMEOUT_S,
+            shutdown_timeout=SHUTDOWN_TIMEOUT_S,
+            auto_decompress=False,  # nobody needs compressed requests, and nobody can send a bomb
+        )
+
+    async def __aenter__(self) -> Self:
+        await self._stack.enter_async_context(self._group)
+        await self._runner.setup()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for server in self._servers:
+            server.close()
+        try:
+            await self._runner.cleanup()
+        finally:
+            await self._stack.__aexit__(kind, error, trace)
+
+    async def listen(self, sock: socket.socket) -> None:
+        """Accept on a TCP or unix stream socket that listens already; it is closed with the server, never unlinked."""
+        loop = asyncio.get_running_loop()
+        if sock.family == socket.AF_UNIX:
+            # From 3.13 on asyncio would delete the socket's file, which is not ours.
+            keep: dict[str, Any] = {"cleanup_socket": False} if sys.version_info >= (3, 13) else {}
+            server: asyncio.AbstractServer = await loop.create_unix_server(self._accept, sock=sock, **keep)
+        else:
+            server = await loop.create_server(self._accept, sock=sock, backlog=BACKLOG)
+        self._servers.append(server)
+
+    def _accept(self) -> asyncio.BaseProtocol:
+        server = self._runner.server
+        assert server is not None
+        if len(server.connections) >= self._connections_max:
+            return _Refusal()
+        return server()
+
+    def _route(
+        self, endpoint: Endpoint[Any], handler: Handler
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        wants_caller = "caller" in inspect.signature(handler).parameters
+
+        async def route(request: web.Request) -> web.StreamResponse:
+            caller = _caller(request)
+            self._authorize(caller, endpoint)
+            arguments: dict[str, Any] = dict(request.match_info)
+            if wants_caller:
+                arguments["caller"] = caller
+            _refuse_surplus(endpoint, request)
+            if endpoint.query is not None:
+                arguments["query"] = query_from_text(_single(request), endpoint.query)
+            if endpoint.request is not None:
+                data = await _read_body(request, endpoint.request_bytes_max)
+                arguments["body"] = decode_json(data, endpoint.request, what="request body")
+            result = handler(**arguments)
+            if endpoint.stream:
+                chunks = await result if inspect.isawaitable(result) else result
+                return await _stream(request, chunks, endpoint.media_type)
+            if endpoint.method == "GET":
+                answer = await result
+            else:
+                answer = await self._to_the_end(result, str(endpoint))
+            if endpoint.response is None:
+                return web.Response(status=204)
+            return web.Response(body=encode_json(answer), content_type="application/json")
+
+        return route
+
+    async def _to_the_end(self, work: Coroutine[Any, Any, Any], name: str) -> Any:
+        """The result of `work`, which runs on in the server's own group when the client goes away."""
+        outcome: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._group.create_task(_resolve(work, outcome), name=name)
+        return await asyncio.shield(outcome)
+
+
+async def _resolve(work: Coroutine[Any, Any, Any], outcome: asyncio.Future[Any]) -> None:
+    try:
+        result = await work
+    except asyncio.CancelledError:
+        outcome.cancel()
+        raise
+    except Exception as error:  # noqa: BLE001 (whoever waits for the outcome gets it; here it must not end the group)
+        outcome.set_exception(error)
+        outcome.exception()  # retrieved: the client may be gone
+    else:
+        outcome.set_result(result)
+
+
+# --- Start-up checks -----------------------------------------------------------------------------------------------
+
+
+def _check(endpoint: Endpoint[Any], handler: Handler) -> None:
+    signature = inspect.signature(handler)
+    hints = typing.get_type_hints(getattr(handler, "__func__", handler))
+    expected: dict[str, Any] = dict.fromkeys(endpoint.parameters, str)
+    if endpoint.query is not None:
+        expected["query"] = endpoint.query
+    if endpoint.request is not None:
+        expected["body"] = endpoint.request
+    found = {name: hints.get(name) for name in signature.parameters}
+    if found.pop("caller", Caller) is not Caller or found != expected:
+        raise HandlerMismatch(f"{endpoint}: the handler takes {found}, the endpoint gives {expected}")
+    returned = hints.get("return")
+    if endpoint.stream:
+        fits = typing.get_origin(returned) is AsyncIterator and typing.get_args(returned) == (bytes,)
+    else:
+        fits = inspect.iscoroutinefunction(handler) and returned == (endpoint.response or NoneType)
+    if not fits:
+        raise HandlerMismatch(f"{endpoint}: the handler returns {returned}")
+
+
+# --- One request ---------------------------------------------------------------------------------------------------
+
+
+@web.middleware
+async def _problems(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    try:
+        return await handler(request)
+    except web.HTTPException as error:  # of aiohttp's router: no such path, no such method
+        if error.status < 400:
+            raise
+        status, problem = error.status, Problem(code=f"http.{error.status}", message=error.reason)
+        return problem_response(problem, status, allow=error.headers.get(hdrs.ALLOW))
+    except (ConnectionError, asyncio.CancelledError):
+        raise
+    except Exception as error:  # noqa: BLE001 (the edge: what is not ours is logged and answered with 500)
+        known = zos_error_in(error)
+        if known is None:
+            _log.exception("%s %s", request.method, request.path)
+            known = Internal("internal error", hint="the server's log has the details")
+        return problem_response(Problem.of(known), known.http_status)
+
+
+def problem_response(problem: Problem, status: int, *, allow: str | None = None) -> web.Response:
+    """An error answer; the connection is closed, because the request's body may be half read."""
+    response = web.Response(body=encode_json(problem), status=status, content_type="application/problem+json")
+    if allow is not None:
+        response.headers[hdrs.ALLOW] = allow
+    response.force_close()
+    return response
+
+
+def _caller(request: web.Request) -> Caller:
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    sock = transport.get_extra_info("socket")
+    if sock.family != socket.AF_UNIX:
+        return Caller(address=request.remote)
+    # The loops' own socket objects do not all have getsockopt.
+    with socket.socket(fileno=os.dup(sock.fileno())) as copy:
+        pid, uid, gid = UCRED.unpack(copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    return Caller(uid=uid, gid=gid, pid=pid)
+
+
+def _refuse_surplus(endpoint: Endpoint[Any], request: web.Request) -> None:
+    if endpoint.query is None and request.query_string:
+        raise DocumentInvalid(f"{endpoint} takes no query")
+    if endpoint.request is None and request.can_read_body:
+        raise DocumentInvalid(f"{endpoint} takes no body")
+
+
+def _single(request: web.Request) -> Mapping[str, str]:
+    values = dict(request.query)
+    if len(values) != len(request.query):
+        raise DocumentInvalid("a query names a field twice")
+    return values
+
+
+async def _read_body(request: web.Request, limit: int) -> bytes:
+    data = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT_S):
+            while piece := await request.content.readany():
+                data += piece
+                if len(data) > limit:
+                    raise _TooLong(f"the body is longer than {limit} bytes", limit=limit)
+    except TimeoutError as error:
+        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+    return bytes(data)
+
+
+class _TooLong(DocumentInvalid):
+    code, http_status = "http.body-too-long", 413
+
+
+async def _stream(request: web.Request, chunks: AsyncIterator[bytes], media_type: str) -> web.StreamResponse:
+    response: web.StreamResponse | None = None
+    try:
+        async for chunk in chunks:
+            if response is None:
+                response = await _begin(request, media_type)
+            if chunk:
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await response.write(chunk)
+        if response is None:
+            response = await _begin(request, media_type)
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
+            await response.write_eof()
+    except Exception as error:
+        if response is None:
+            raise  # nothing was sent yet: a problem document can still be
+        if zos_error_in(error) is None and not isinstance(error, (ConnectionError, TimeoutError)):
+            _log.exception("%s %s broke off", request.method, request.path)
+        if request.transport is not None:
+            request.transport.abort()  # without a last chunk, so that the client knows
+        raise ConnectionResetError("a stream broke off") from error
+    finally:
+        close = getattr(chunks, "aclose", None)
+        if close is not None:
+            await close()
+    return response
+
+
+async def _begin(request: web.Request, media_type: str) -> web.StreamResponse:
+    response = web.StreamResponse()
+    response.content_type = media_type
+    await response.prepare(request)
+    return response
+
+
+class _Refusal(asyncio.Protocol):
+    """Answers a connection above the limit with 503, and closes it."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        busy = ServerBusy("too many connections", hint="try again later")
+        body = encode_json(Problem.of(busy))
+        head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
+        transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        transport.close()
+
+
+# --- Sockets -------------------------------------------------------------------------------------------------------
+
+
+def listen_tcp(address: str) -> socket.socket:
+    """A listening TCP socket at `HOST:PORT` or `[IPV6]:PORT`; port 0 takes a free one.
+
+    Raises:
+        UsageError: not an address.
+        AddressInUse: somebody listens there.
+    """
+    host, separator, port = address.rpartition(":")
+    if not separator or not port.isdecimal() or int(port) > 65535:
+        raise UsageError(f"{address!r} is not ADDRESS:PORT", hint="such as 127.0.0.1:7080 or [::1]:7080")
+    host = host.removeprefix("[").removesuffix("]")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    sock = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind((host, int(port)))
+        sock.listen(BACKLOG)
+    except OSError as error:
+        sock.close()
+        if error.errno == errno.EADDRINUSE:
+            raise AddressInUse(
+                f"{address} is in use", hint="choose another port, or stop what listens there"
+            ) from error
+        raise UsageError(f"cannot listen on {address}: {error.strerror or error}") from error
+    return sock
+
+
+def listen_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
+    """A listening stream socket at `path`; a socket file that nobody listens on any more is taken over.
+
+    Raises:
+        AddressInUse: somebody listens there.
+    """
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    try:
+        with socket_address(path) as address:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
+                if probe.connect_ex(address) == 0:
+                    raise AddressInUse(f"another process listens on {path}")
+            path.unlink(missing_ok=True)
+            sock.bind(address)
+        path.chmod(mode)
+        sock.listen(BACKLOG)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
