@@ -1,0 +1,39 @@
+# One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
+.NOTPARALLEL:
+.PHONY: help setup demo test check bench fresh dev clean
+PYTHON := .venv/bin/python
+
+help:
+	@sed -n 's/^#: //p' Makefile
+
+#: make setup    packages, Rust, .venv and the native build (called by all the others)
+setup:
+	@.ci/setup
+
+#: make demo     build an image, run two containers from it while it is fetched, show a table
+demo: setup
+	@.ci/demo
+
+#: make test     every test (ARGS='-k name' goes to pytest)
+test:
+	@.ci/test $(ARGS)
+
+#: make check    linters only
+check:
+	@.ci/check
+
+#: make bench    measures and ratios, nothing gated
+bench: setup
+	@.ci/bench $(ARGS)
+
+#: make fresh    `make demo` and `make test` in new Debian 12 and 13 roots (ARGS='trixie:user')
+fresh:
+	@.ci/fresh $(ARGS)
+
+#: make dev      fast native build in place, without optimization (ARGS='rust programs')
+dev:
+	@$(PYTHON) native/build/dev.py $(ARGS)
+
+#: make clean    take everything away again
+clean:
+	@.ci/clean
