@@ -346,7 +346,7 @@ def test_a_handler_that_does_not_fit_is_found_at_start(handler: Callable[..., An
         Server({ECHO: handler}, title="t", authorize=anyone)
 
 
-def test_the_document_describes_the_table(run: Run, address: Address) -> None:
+def test_the_document_describes_the_table() -> None:
     document = openapi([ECHO, MAKE, LINES, DROP], title="t")
     assert set(document["paths"]) == {"/v1/echo/{name}", "/v1/lines/{name}"}
     operation = document["paths"]["/v1/echo/{name}"]["get"]

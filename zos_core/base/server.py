@@ -54,6 +54,7 @@ HEAD_TIMEOUT_S = 20.0  # for the head of a request, also the longest idle time o
 BODY_TIMEOUT_S = 30.0
 WRITE_TIMEOUT_S = 30.0  # for one chunk: a client that reads slower than a chunk in this time is cut off
 SHUTDOWN_TIMEOUT_S = 5.0
+REFUSAL_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 1024
 BACKLOG = 128
 UCRED = struct.Struct("3i")  # struct ucred, unix(7)
@@ -111,7 +112,6 @@ class Server:
         self._connections_max = connections_max
         self._servers: list[asyncio.AbstractServer] = []
         self._group = asyncio.TaskGroup()
-        self._stack = contextlib.AsyncExitStack()
         document = encode_json(openapi(list(handlers), title=title))
 
         async def describe(request: web.Request) -> web.StreamResponse:
@@ -133,7 +133,7 @@ class Server:
         )
 
     async def __aenter__(self) -> Self:
-        await self._stack.enter_async_context(self._group)
+        await self._group.__aenter__()
         await self._runner.setup()
         return self
 
@@ -145,7 +145,10 @@ class Server:
         try:
             await self._runner.cleanup()
         finally:
-            await self._stack.__aexit__(kind, error, trace)
+            # Without the block's own error, which the group would only wrap; changes in flight get time to end.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
+                    await self._group.__aexit__(None, None, None)
 
     async def listen(self, sock: socket.socket) -> None:
         """Accept on a TCP or unix stream socket that listens already; it is closed with the server, never unlinked."""
@@ -352,15 +355,22 @@ async def _begin(request: web.Request, media_type: str) -> web.StreamResponse:
 
 
 class _Refusal(asyncio.Protocol):
-    """Answers a connection above the limit with 503, and closes it."""
+    """Answers a connection above the limit with 503 when it asks something, and closes it."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.WriteTransport)
-        busy = ServerBusy("too many connections", hint="try again later")
-        body = encode_json(Problem.of(busy))
+        self._transport = typing.cast(asyncio.Transport, transport)  # uvloop's has no such base class
+        self._timer = asyncio.get_running_loop().call_later(REFUSAL_TIMEOUT_S, self._transport.abort)
+
+    def data_received(self, data: bytes) -> None:
+        if self._transport.is_closing():
+            return
+        body = encode_json(Problem.of(ServerBusy("too many connections", hint="try again later")))
         head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
-        transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-        transport.close()
+        self._transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        self._transport.close()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._timer.cancel()
 
 
 # --- Sockets -------------------------------------------------------------------------------------------------------
