@@ -47,7 +47,12 @@ def main(site: Path, checkout: Path) -> int:
         answer = subprocess.run([programs / program, "--help"], capture_output=True, text=True, check=False, timeout=10)
         if answer.returncode < 0 or not (answer.stdout + answer.stderr):
             faults.append(f"{program} --help: status {answer.returncode}")
-    command = [sys.executable, "-P", "-c", "import sys; from zos_core.base.verbs import main; sys.exit(main(['--help']))"]
+    command = [
+        sys.executable,
+        "-P",
+        "-c",
+        "import sys; from zos_core.base.verbs import main; sys.exit(main(['--help']))",
+    ]
     answer = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
     if answer.returncode != 0 or "flist" not in answer.stdout:
         faults.append(f"zos --help: status {answer.returncode}: {answer.stdout}{answer.stderr}")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import zos_build  # noqa: E402  (the folder is not a package: pip puts it on the path the same way)
+import zos_build  # the folder is not a package: pip puts it on the path the same way
 
 KINDS = ("rust", "cy", "ffi", "programs")
 
@@ -25,8 +25,10 @@ def build_rust(*, release: bool) -> None:
     env = dict(os.environ, PYO3_PYTHON=sys.executable)
     profile = "release" if release else "dev"
     zos_build.run(
-        ["cargo", "build", "--manifest-path", str(zos_build.MANIFEST), "--package", "zos-native", "--lib"]
-        + ["--profile", profile, "--target-dir", str(zos_build.target_dir())],
+        [
+            *("cargo", "build", "--manifest-path", str(zos_build.MANIFEST), "--package", "zos-native", "--lib"),
+            *("--profile", profile, "--target-dir", str(zos_build.target_dir())),
+        ],
         what=f"PyO3 library ({profile})",
         env=env,
     )
@@ -51,6 +53,7 @@ def main(arguments: list[str]) -> int:
         "ffi": zos_build.build_cffi,
         "programs": lambda: zos_build.build_programs("program" if options.release else "dev"),
     }
+    zos_build.find_tools()
     try:
         for kind in options.kinds or KINDS:
             steps[kind]()

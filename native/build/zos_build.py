@@ -160,8 +160,10 @@ def build_programs(profile: str = "program") -> None:
         if flags:
             env["RUSTFLAGS"] = " ".join(flags)
         run(
-            ["cargo", "build", "--manifest-path", str(MANIFEST), "--package", program.package, "--bin", program.file]
-            + ["--profile", profile, "--target", triple, "--target-dir", str(target_dir())],
+            [
+                *("cargo", "build", "--manifest-path", str(MANIFEST), "--package", program.package),
+                *("--bin", program.file, "--profile", profile, "--target", triple, "--target-dir", str(target_dir())),
+            ],
             what=f"program {program.file} ({profile})",
             env=env,
         )
@@ -185,9 +187,16 @@ def build_beside_maturin(profile: str = "program") -> None:
     build_programs(profile)
 
 
+def find_tools() -> None:
+    """Put the interpreter's folder first on PATH (maturin runs by bare name), then a private Rust from `make setup`."""
+    folders = [Path(sys.executable).parent, NATIVE.parent / ".cache" / "rust" / "bin"]
+    there = [str(folder) for folder in folders if folder.is_dir()]
+    os.environ["PATH"] = os.pathsep.join([*there, os.environ.get("PATH", os.defpath)])
+
+
 def prepare() -> None:
-    """Put the interpreter's folder first on PATH (maturin runs by bare name) and build what maturin does not."""
-    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    """Find the tools and build what maturin does not."""
+    find_tools()
     build_beside_maturin()
 
 

@@ -28,7 +28,9 @@ def error_classes() -> list[type[ZosError]]:
         each = waiting.pop()
         found.append(each)
         waiting += each.__subclasses__()
-    return sorted({each for each in found if each.__module__.split(".")[0] in PARTS}, key=lambda each: each.__qualname__)
+    return sorted(
+        {each for each in found if each.__module__.split(".")[0] in PARTS}, key=lambda each: each.__qualname__
+    )
 
 
 def test_lint_error_codes_are_unique_and_well_formed() -> None:
