@@ -13,9 +13,9 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-import zos_build  # the folder is not a package: pip puts it on the path the same way
+from native.build import zos_build
 
 KINDS = ("rust", "cy", "ffi", "programs")
 
