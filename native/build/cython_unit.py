@@ -27,7 +27,9 @@ def main(source: Path, product: Path) -> None:
             extra_compile_args=["-O2", "-g0", "-Wall", "-Wextra", "-Wno-unused-parameter"],
             extra_link_args=["-Wl,-s"],
         )
-        modules = cythonize([extension], compiler_directives=DIRECTIVES, build_dir=scratch, quiet=True)
+        modules = cythonize(  # type: ignore[no-untyped-call]
+            [extension], compiler_directives=DIRECTIVES, build_dir=scratch, quiet=True
+        )
         distribution = Distribution({"ext_modules": modules})
         command = distribution.get_command_obj("build_ext")
         command.build_lib = scratch
