@@ -1,0 +1,198 @@
+"""Keys of a person or a system, and whom they trust. Files in one directory:
+
+    key.json       {"version": 1, "kind": "ed25519", "seed": base64, "publisher": "name"}, 0600, made on first use
+    trusted.json   {"version": 1, "publishers": {"name": ["ed25519:<64 hex digits>", ...]}}
+
+The own key is trusted from the moment it is made, under the login name as the publisher. With sudo all of it is the
+calling user's (`paths.account`) and belongs to that user.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import msgspec
+from nacl.exceptions import BadSignatureError
+from nacl.signing import SigningKey, VerifyKey
+
+from zos_core.base.atomic_file import Owner, make_directories, read_limited, write_atomic
+from zos_core.base.document import Document, decode_json, encode_json
+from zos_core.base.errors import KeyInvalid
+from zos_core.base.paths import Account, account
+
+__all__ = [
+    "KEY_BYTES",
+    "PUBLISHER_PATTERN",
+    "SIGNATURE_BYTES",
+    "Key",
+    "Keyring",
+    "is_signature",
+    "key_id",
+    "parse_key_id",
+]
+
+KEY_BYTES = 32
+SIGNATURE_BYTES = 64
+KEY_FILE_BYTES_MAX = 4096
+TRUSTED_FILE_BYTES_MAX = 1 << 20
+KEYS_PER_PUBLISHER_MAX = 16
+PUBLISHERS_MAX = 4096
+
+PUBLISHER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+Publisher = Annotated[str, msgspec.Meta(pattern=PUBLISHER_PATTERN)]
+KeyId = Annotated[str, msgspec.Meta(pattern=r"^ed25519:[0-9a-f]{64}$")]
+
+
+class _KeyFile(Document, frozen=True, kw_only=True):
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    kind: Annotated[str, msgspec.Meta(pattern="^ed25519$")]
+    seed: Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
+    publisher: Publisher
+
+
+class _TrustedFile(Document, frozen=True, kw_only=True):
+    version: Annotated[int, msgspec.Meta(ge=1, le=1)]
+    publishers: Annotated[
+        dict[Publisher, Annotated[list[KeyId], msgspec.Meta(max_length=KEYS_PER_PUBLISHER_MAX)]],
+        msgspec.Meta(max_length=PUBLISHERS_MAX),
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """An Ed25519 key that can sign, and the publisher in whose name it does."""
+
+    publisher: str
+    _signing: SigningKey
+
+    @property
+    def public(self) -> bytes:
+        """The public key, 32 bytes."""
+        return bytes(self._signing.verify_key)
+
+    @property
+    def id(self) -> str:
+        """The public key as "ed25519:<hex>"."""
+        return key_id(self.public)
+
+    def sign(self, context: bytes, message: bytes) -> bytes:
+        """64 bytes over `context | message`; `context` ends with NUL and is of one purpose only."""
+        return self._signing.sign(_contextual(context, message)).signature
+
+
+def is_signature(public: bytes, context: bytes, message: bytes, signature: bytes) -> bool:
+    """Whether `signature` is that of `public` over `context | message`. Malformed input is no signature."""
+    if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
+        return False
+    try:
+        VerifyKey(public).verify(_contextual(context, message), signature)
+    except (BadSignatureError, ValueError):
+        return False
+    return True
+
+
+def _contextual(context: bytes, message: bytes) -> bytes:
+    if not context.endswith(b"\0") or b"\0" in context[:-1]:
+        raise ValueError("a context ends with its only NUL, so that no two can be confused")
+    return context + message
+
+
+def key_id(public: bytes) -> str:
+    """The name of a public key."""
+    return f"ed25519:{public.hex()}"
+
+
+def parse_key_id(text: str) -> bytes:
+    """The public key in its name.
+
+    Raises:
+        KeyInvalid: not "ed25519:" and 64 lower-case hexadecimal digits.
+    """
+    if not re.fullmatch(r"ed25519:[0-9a-f]{64}", text):
+        raise KeyInvalid(f"{text[:80]!r} is no key", hint="ed25519: and 64 hexadecimal digits")
+    return bytes.fromhex(text.removeprefix("ed25519:"))
+
+
+class Keyring:
+    """The keys in one directory. Reads the disk at every call: other commands may have changed it."""
+
+    def __init__(self, directory: Path, *, publisher: str = "self", owner: Owner | None = None) -> None:
+        """`publisher`: the name for an own key that is yet to be made; `owner`: uid and gid of new files."""
+        self._directory = directory
+        self._publisher = publisher
+        self._owner = owner
+
+    @classmethod
+    def of(cls, user: Account | None = None) -> Keyring:
+        """The keyring of the calling user, also under sudo."""
+        user = user or account()
+        return cls(user.config_dir, publisher=_publisher_from(user.name), owner=user.owner)
+
+    def own_key(self) -> Key:
+        """The own key; made, and trusted, on first use.
+
+        Raises:
+            KeyInvalid: the file is damaged, or can be read by others.
+        """
+        path = self._directory / "key.json"
+        if not path.exists():
+            self._make_key(path)
+        if path.stat().st_mode & 0o077:
+            raise KeyInvalid(f"{path} can be read by others", hint=f"chmod 600 {path}")
+        data = read_limited(path, KEY_FILE_BYTES_MAX)
+        stored = decode_json(data, _KeyFile, what=str(path))
+        return Key(stored.publisher, SigningKey(stored.seed))
+
+    def trusted(self, publisher: str) -> list[bytes]:
+        """Public keys that may sign for `publisher`; empty for one that is not known."""
+        return [parse_key_id(text) for text in self._read_trusted().publishers.get(publisher, [])]
+
+    def publishers(self) -> dict[str, Sequence[str]]:
+        """All trusted publishers and the names of their keys."""
+        return dict(self._read_trusted().publishers)
+
+    def trust(self, publisher: str, public: bytes) -> None:
+        """Add a key to a publisher.
+
+        Raises:
+            KeyInvalid: no publisher's name, or too many keys.
+        """
+        if not re.match(PUBLISHER_PATTERN, publisher):
+            raise KeyInvalid(f"{publisher!r} cannot name a publisher", hint="1 to 64 of a-z, 0-9, '.', '_' and '-'")
+        stored = self._read_trusted().publishers
+        keys = stored.get(publisher, [])
+        if key_id(public) in keys:
+            return
+        if len(keys) >= KEYS_PER_PUBLISHER_MAX or len(stored) >= PUBLISHERS_MAX:
+            raise KeyInvalid(f"{publisher} has {len(keys)} keys already")
+        changed = _TrustedFile(version=1, publishers={**stored, publisher: [*keys, key_id(public)]})
+        make_directories(self._directory, mode=0o700, owner=self._owner)
+        write_atomic(self._directory / "trusted.json", encode_json(changed) + b"\n", 0o600, owner=self._owner)
+
+    def _read_trusted(self) -> _TrustedFile:
+        path = self._directory / "trusted.json"
+        try:
+            data = read_limited(path, TRUSTED_FILE_BYTES_MAX)
+        except FileNotFoundError:
+            return _TrustedFile(version=1, publishers={})
+        return decode_json(data, _TrustedFile, what=str(path))
+
+    def _make_key(self, path: Path) -> None:
+        signing = SigningKey.generate()
+        document = _KeyFile(version=1, kind="ed25519", seed=bytes(signing), publisher=self._publisher)
+        make_directories(self._directory, mode=0o700, owner=self._owner)
+        # Trust first: a key that is there and not trusted would be a puzzle after a crash, the reverse is harmless.
+        self.trust(self._publisher, bytes(signing.verify_key))
+        try:
+            write_atomic(path, encode_json(document) + b"\n", 0o600, owner=self._owner, exclusive=True)
+        except FileExistsError:  # another command made one at this moment, and that one counts
+            return
+
+
+def _publisher_from(login: str) -> str:
+    name = re.sub(r"[^a-z0-9._-]", "-", login.lower())[:64].lstrip("._-")
+    return name or "self"

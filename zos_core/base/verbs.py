@@ -1,0 +1,534 @@
+"""The one command `zos`: what a verb is, and `main`, which finds, parses and runs it.
+
+A part declares its verbs in its `cli.py` and registers each top-level name in the entry-point group `zos.verbs`:
+
+    [project.entry-points."zos.verbs"]
+    flist = "flist.cli:FLIST"          # a Group: zos flist build, zos flist inspect ...
+    ps = "zos_core.cli:PS"             # a Verb
+
+`cli.py` imports nothing but this module: handlers are named as "module:function" and imported when their verb is
+called. `zos --help` imports no part at all: it reads the summaries out of the declarations' source.
+
+    BUILD = Verb(
+        summary="Build an flist from a directory tree",
+        handler="flist.commands:build",                   # (arguments: Namespace, console: Console) -> int | None
+        arguments=(argument("tree", metavar="TREE", help="the directory"), argument("-o", "--output", ...)),
+        examples=(("zos flist build ./root -o web.flist", "build and sign"),),
+    )
+
+A handler may be a coroutine function; it runs on uvloop. Data goes to stdout through `console.emit`, everything else
+to stderr. A ZosError becomes `zos: message` and `hint: ...` and its class's exit status; with --json an object
+{"error": {...}} on stdout. Ctrl-C ends with 130, SIGTERM with 143.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.metadata
+import importlib.util
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
+
+from native.errors import ZosError
+from zos_core.base.errors import UsageError, zos_error_in
+
+if TYPE_CHECKING:
+    from zos_core.base.progress import Progress
+
+__all__ = ["Argument", "Console", "Entry", "Group", "Verb", "argument", "installed_entries", "main", "run_async"]
+
+ENTRY_POINTS = "zos.verbs"
+INTERRUPTED = 130
+TERMINATED = 143
+SHELLS = ("bash", "zsh", "fish")
+SUGGESTION_CUTOFF = 0.6
+
+T = TypeVar("T")
+
+
+# --- Declarations --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Argument:
+    """One argument of a verb: names and options as of `argparse.ArgumentParser.add_argument`.
+
+    `complete` is "file", "dir", or "module:function" that returns candidates; options' `choices` need nothing.
+    """
+
+    names: tuple[str, ...]
+    options: Mapping[str, Any]
+    complete: str = "file"
+
+    @property
+    def is_option(self) -> bool:
+        """Whether it begins with a dash."""
+        return self.names[0].startswith("-")
+
+    @property
+    def takes_value(self) -> bool:
+        """Whether a word follows the option."""
+        return self.options.get("action", "store") in ("store", "append")
+
+
+def argument(*names: str, complete: str = "file", **options: Any) -> Argument:
+    """An argument; see `Argument`."""
+    return Argument(names, options, complete)
+
+
+def _own_status(error: ZosError) -> int:
+    return error.exit_status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verb:
+    """A command that does something.
+
+    Attributes:
+        summary: one line.
+        handler: "module:function", imported when called.
+        arguments: without the common ones, which every verb has (--json, --quiet; --plan if `plans`).
+        examples: command lines and what they do; at least one.
+        details: paragraphs for --help.
+        plans: the verb changes more than one thing and can say what it would do (`console.plan`).
+        command: what follows `--` is kept as `arguments.command`, a list.
+        exit_status_of: maps an error to a status; only `zos run` and `zos exec` differ from the error's own.
+    """
+
+    summary: str
+    handler: str
+    arguments: tuple[Argument, ...] = ()
+    examples: tuple[tuple[str, str], ...]
+    details: str = ""
+    plans: bool = False
+    command: bool = False
+    exit_status_of: Callable[[ZosError], int] = _own_status
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Group:
+    """Verbs of one noun."""
+
+    summary: str
+    verbs: Mapping[str, Verb]
+
+
+Declared = Verb | Group
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A top-level name and where its declaration is: "module:NAME"."""
+
+    name: str
+    value: str
+
+    def load(self) -> Declared:
+        """Import the declaration.
+
+        Raises:
+            TypeError: it is no Verb and no Group: a fault in our own code.
+        """
+        declared = _import(self.value)
+        if not isinstance(declared, (Verb, Group)):
+            raise TypeError(f"entry point {self.name} = {self.value} is no Verb and no Group")
+        return declared
+
+    def summary(self) -> str:
+        """The declared `summary`, read from the source without importing it; "" if it cannot be found."""
+        module, _, name = self.value.partition(":")
+        try:
+            return _summary_in(_source_of(module), name)
+        except (OSError, SyntaxError, ValueError, ImportError):
+            return ""
+
+
+def installed_entries() -> list[Entry]:
+    """What the installed parts have registered, sorted by name."""
+    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    return [Entry(name, value) for name, value in sorted(found.items())]
+
+
+def _import(value: str) -> Any:
+    module, _, name = value.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def _source_of(module: str) -> str:
+    top, *rest = module.split(".")
+    spec = importlib.util.find_spec(top)  # of a top-level name this imports nothing
+    if spec is None or not spec.submodule_search_locations:
+        raise ImportError(module)
+    return Path(spec.submodule_search_locations[0], *rest).with_suffix(".py").read_text(encoding="utf-8")
+
+
+def _summary_in(source: str, name: str) -> str:
+    import ast
+
+    for statement in ast.parse(source).body:
+        if isinstance(statement, ast.Assign):
+            targets: list[ast.expr] = statement.targets
+        elif isinstance(statement, ast.AnnAssign):
+            targets = [statement.target]
+        else:
+            continue
+        if any(isinstance(target, ast.Name) and target.id == name for target in targets):
+            for keyword in statement.value.keywords if isinstance(statement.value, ast.Call) else ():
+                if keyword.arg == "summary" and isinstance(keyword.value, ast.Constant):
+                    return str(keyword.value.value)
+    return ""
+
+
+# --- What a handler sees -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Console:
+    """How a verb talks: data to `out`, notes and progress to `err`.
+
+    Attributes:
+        json: --json was given: `emit` prints JSON, one value per line.
+        plan: --plan was given: say what would be done, do nothing.
+        quiet: --quiet was given: no notes, no progress.
+    """
+
+    json: bool = False
+    plan: bool = False
+    quiet: bool = False
+    out: TextIO = field(default_factory=lambda: sys.stdout)
+    err: TextIO = field(default_factory=lambda: sys.stderr)
+
+    def emit(self, value: object, text: str | None = None) -> None:
+        """One result: `value` (a Record) with --json, else `text`, or nothing if that is None."""
+        if self.json:
+            from zos_core.base.document import encode_json
+
+            print(encode_json(value).decode(), file=self.out, flush=True)
+        elif text is not None:
+            print(text, file=self.out, flush=True)
+
+    def note(self, text: str) -> None:
+        """A line for a person who watches."""
+        if not self.quiet:
+            print(text, file=self.err, flush=True)
+
+    def progress(self) -> Progress:
+        """Where to report progress; silent with --json and --quiet."""
+        from zos_core.base import progress
+
+        return progress.choose(self.err, quiet=self.quiet or self.json)
+
+
+def run_async(main: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine on uvloop to its end. SIGINT and SIGTERM cancel it, so that everything is cleaned up.
+
+    Raises:
+        KeyboardInterrupt: SIGINT.
+        Terminated: SIGTERM.
+    """
+    import asyncio
+
+    import uvloop
+
+    terminated = False
+
+    async def guarded() -> T:
+        task = asyncio.current_task()
+        assert task is not None
+
+        def terminate() -> None:
+            nonlocal terminated
+            terminated = True
+            task.cancel()
+
+        loop = asyncio.get_running_loop()
+        loop.add_signal_handler(signal.SIGTERM, terminate)
+        try:
+            return await main
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
+
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(guarded())
+    except asyncio.CancelledError as error:
+        if terminated:
+            raise Terminated from error
+        raise
+
+
+class Terminated(BaseException):
+    """SIGTERM ended `run_async`."""
+
+
+# --- The command ---------------------------------------------------------------------------------------------------
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The console script `zos`; returns the exit status."""
+    return run(list(sys.argv[1:] if argv is None else argv), installed_entries())
+
+
+def run(argv: list[str], entries: Sequence[Entry]) -> int:
+    """`zos` with `argv` (without the program's name) and these top-level names."""
+    options = argv[: argv.index("--")] if "--" in argv else argv
+    console = Console(json="--json" in options, quiet="--quiet" in options or "-q" in options)
+    verb: Verb | None = None
+    try:
+        found = _find(argv, {entry.name: entry for entry in entries})
+        if isinstance(found, str):
+            print(found.rstrip())
+            return 0
+        verb, name, rest = found
+        return _call(verb, name, rest)
+    except _HelpShown:
+        return 0
+    except KeyboardInterrupt:
+        print("zos: interrupted", file=console.err)
+        return INTERRUPTED
+    except Terminated:
+        return TERMINATED
+    except BrokenPipeError:  # whoever reads our output has gone; Python would complain once more while it exits
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:  # noqa: BLE001 (the edge of the program)
+        return _report(error, console, verb)
+
+
+def _report(error: Exception, console: Console, verb: Verb | None) -> int:
+    known = zos_error_in(error)
+    if known is None and isinstance(error, OSError):
+        known = _SystemError(f"{error.filename}: {error.strerror}" if error.filename else str(error))
+    if known is None:
+        import traceback
+
+        traceback.print_exception(error, file=console.err)
+        known = _Bug(f"unexpected {type(error).__name__}: {error}", hint="this is a fault in zos: please report it")
+    status = known.exit_status if verb is None else verb.exit_status_of(known)
+    if console.json:
+        from zos_core.base.endpoint import Problem
+
+        console.emit({"error": Problem.of(known)})
+    else:
+        print(f"zos: {known.message}", file=console.err)
+        if known.hint:
+            print(f"hint: {known.hint}", file=console.err)
+    return status
+
+
+class _SystemError(ZosError):
+    code = "os.error"
+
+
+class _Bug(ZosError):
+    code = "zos.bug"
+
+
+class _HelpShown(Exception):
+    """argparse has printed the help."""
+
+
+def _find(argv: list[str], entries: Mapping[str, Entry]) -> tuple[Verb, str, list[str]] | str:
+    """The verb, its full name and its arguments; or a text to print."""
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        return _top_help(entries)
+    if argv[0] == "--version":
+        return f"zos {_version()}"
+    if argv[0] == "completion":
+        return _completion(argv[1:])
+    if argv[0] == "__complete":
+        return "\n".join(_candidates(argv[1:], entries))
+    name, rest = argv[0], argv[1:]
+    if name not in entries:
+        raise UsageError(f"there is no verb {name!r}", hint=_suggest(name, [*entries, "completion"], "zos --help"))
+    declared = entries[name].load()
+    if isinstance(declared, Verb):
+        return declared, name, rest
+    if not rest or rest[0] in ("-h", "--help", "help"):
+        return _group_help(name, declared)
+    if rest[0] not in declared.verbs:
+        hint = _suggest(rest[0], list(declared.verbs), f"zos {name} --help")
+        raise UsageError(f"there is no verb {rest[0]!r} in `zos {name}`", hint=hint)
+    return declared.verbs[rest[0]], f"{name} {rest[0]}", rest[1:]
+
+
+def _call(verb: Verb, name: str, rest: list[str]) -> int:
+    command: list[str] = []
+    if verb.command and "--" in rest:
+        cut = rest.index("--")
+        rest, command = rest[:cut], rest[cut + 1 :]
+    arguments = _parser(verb, name).parse_args(rest)
+    if verb.command:
+        arguments.command = command
+    console = Console(json=arguments.json, quiet=arguments.quiet, plan=getattr(arguments, "plan", False))
+    handler = _import(verb.handler)
+    if inspect.iscoroutinefunction(handler):
+        status = run_async(handler(arguments, console))
+    else:
+        status = handler(arguments, console)
+    return int(status or 0)
+
+
+class _Parser(argparse.ArgumentParser):
+    known_options: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        wrong = [word for word in message.split() if word.startswith("-")]
+        words = [*self.known_options]
+        close = _close(wrong[0].partition("=")[0], words) if wrong and "unrecognized" in message else None
+        raise UsageError(message, hint=f"did you mean {close}?" if close else f"see `{self.prog} --help`")
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        raise _HelpShown
+
+
+def _parser(verb: Verb, name: str) -> _Parser:
+    examples = "\n".join(f"  {line}\n      {what}" for line, what in verb.examples)
+    parser = _Parser(
+        prog=f"zos {name}",
+        description="\n\n".join(text for text in (verb.summary + ".", verb.details) if text),
+        epilog=f"examples:\n{examples}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    for one in (*verb.arguments, *_common(verb)):
+        parser.add_argument(*one.names, **one.options)
+    parser.known_options = tuple(word for one in (*verb.arguments, *_common(verb)) for word in one.names)
+    if verb.command:
+        parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [-- CMD...]"
+    return parser
+
+
+def _common(verb: Verb) -> list[Argument]:
+    common = [
+        argument("--json", action="store_true", help="print JSON, one value per line"),
+        argument("-q", "--quiet", action="store_true", help="no notes and no progress"),
+    ]
+    if verb.plans:
+        common.append(argument("--plan", action="store_true", help="say what would be done, and do nothing"))
+    return common
+
+
+# --- Help ----------------------------------------------------------------------------------------------------------
+
+
+def _top_help(entries: Mapping[str, Entry]) -> str:
+    rows = {name: entry.summary() for name, entry in entries.items()}
+    rows["completion"] = "Print a completion script for bash, zsh or fish"
+    return (
+        "usage: zos VERB ...\n\n"
+        "zos turns a machine into a stateless cloud node: containers from images that are fetched while they run.\n"
+        f"\nverbs:\n{_table(rows)}\n\n"
+        "`zos VERB --help` explains a verb and shows examples. Every verb has --json and --quiet.\n"
+    )
+
+
+def _group_help(name: str, group: Group) -> str:
+    rows = {verb_name: verb.summary for verb_name, verb in group.verbs.items()}
+    first = next((verb.examples[0][0] for verb in group.verbs.values()), "")
+    return f"usage: zos {name} VERB ...\n\n{group.summary}.\n\nverbs:\n{_table(rows)}\n\nexample:\n  {first}\n"
+
+
+def _table(rows: Mapping[str, str]) -> str:
+    width = max((len(name) for name in rows), default=0)
+    return "\n".join(f"  {name:<{width}}  {summary}".rstrip() for name, summary in rows.items())
+
+
+def _version() -> str:
+    try:
+        return importlib.metadata.version("zos")
+    except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed
+        return "(not installed)"
+
+
+def _close(word: str, words: Sequence[str]) -> str | None:
+    import difflib
+
+    return next(iter(difflib.get_close_matches(word, words, n=1, cutoff=SUGGESTION_CUTOFF)), None)
+
+
+def _suggest(word: str, words: Sequence[str], help_: str) -> str:
+    close = _close(word, words)
+    return f"did you mean {close!r}?" if close else f"`{help_}` lists them"
+
+
+# --- Completion ----------------------------------------------------------------------------------------------------
+
+_SCRIPTS = {
+    "bash": """\
+_zos() {
+    local IFS=$'\\n'
+    COMPREPLY=($(zos __complete "${COMP_WORDS[@]:1:COMP_CWORD}" 2>/dev/null | cut -f1))
+}
+complete -o default -F _zos zos
+""",
+    "zsh": """\
+#compdef zos
+_zos() {
+    local -a found
+    found=("${(@f)$(zos __complete "${(@)words[2,CURRENT]}" 2>/dev/null | cut -f1)}")
+    if [[ -n "$found" ]]; then compadd -- $found; else _files; fi
+}
+compdef _zos zos
+""",
+    "fish": """\
+complete -c zos -a '(zos __complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+""",
+}
+
+
+def _completion(words: list[str]) -> str:
+    if len(words) != 1 or words[0] not in _SCRIPTS:
+        if words and words[0] in ("-h", "--help"):
+            return 'usage: zos completion {bash|zsh|fish}\n\nexample:\n  eval "$(zos completion bash)"\n'
+        raise UsageError("which shell?", hint=f"one of {', '.join(SHELLS)}: zos completion bash")
+    return _SCRIPTS[words[0]]
+
+
+def _candidates(words: list[str], entries: Mapping[str, Entry]) -> list[str]:
+    """Lines "candidate" or "candidate<TAB>what it is" for the last of `words`; none lets the shell offer files."""
+    *before, current = words or [""]
+    if not before:
+        offered = {name: entry.summary() for name, entry in entries.items()} | {"completion": ""}
+        return _offer(offered, current)
+    if before[0] not in entries:
+        return _offer(dict.fromkeys(SHELLS, ""), current) if before == ["completion"] else []
+    declared = entries[before[0]].load()
+    used = before[1:]
+    if isinstance(declared, Group):
+        if not used:
+            return _offer({name: verb.summary for name, verb in declared.verbs.items()}, current)
+        if used[0] not in declared.verbs:
+            return []
+        declared, used = declared.verbs[used[0]], used[1:]
+    return [] if "--" in used else _candidates_of(declared, used, current)
+
+
+def _candidates_of(verb: Verb, used: list[str], current: str) -> list[str]:
+    options = [one for one in (*verb.arguments, *_common(verb)) if one.is_option]
+    for one in options:
+        if used and used[-1] in one.names and one.takes_value:
+            return _values(one, current)
+    if current.startswith("-"):
+        return _offer({one.names[-1]: str(one.options.get("help", "")) for one in options}, current)
+    positional = [one for one in verb.arguments if not one.is_option]
+    return _values(positional[0], current) if positional else []
+
+
+def _values(one: Argument, current: str) -> list[str]:
+    if "choices" in one.options:
+        return _offer(dict.fromkeys(map(str, one.options["choices"]), ""), current)
+    if ":" not in one.complete:
+        return []
+    return _offer(dict.fromkeys(_import(one.complete)(), ""), current)
+
+
+def _offer(offered: Mapping[str, str], prefix: str) -> list[str]:
+    return [f"{name}\t{what}".rstrip("\t") for name, what in offered.items() if name.startswith(prefix)]
