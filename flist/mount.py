@@ -1,0 +1,286 @@
+"""Mount an image lazily: metadata whole and hashed, then a provider below it (docs/spec/{spawn,blockd}.md).
+
+`ImageMounts` is what the supervisor and `zos flist mount` share. Each image has a directory below the state directory,
+`images/<digest>/`, with `meta.erofs`, `blob`, `presence` and `index/`; the mount itself is a detached descriptor in hold,
+`mnt/<digest>`, so that cleaning up is closing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shutil
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from blake3 import blake3
+
+from flist.extract import extract_image
+from flist.manifest import SignedManifest
+from flist.providers import Choice, Provider, choose
+from native.errors import ZosError
+from zos_core.base.frame import RemoteError
+from zos_core.base.peer import Requester
+from zos_core.base.programs import (
+    BlockAdded,
+    BlockStatus,
+    Descriptors,
+    Empty,
+    FetchObject,
+    Fetched,
+    FillRequest,
+    ImageName,
+    Index,
+    Mount,
+    Mounted,
+    Nothing,
+    Plan,
+    Prefix,
+    Probe,
+    Source,
+)
+
+__all__ = ["ImageMounts", "MountFailed", "MountedImage", "image_sources"]
+
+REQUEST_TIMEOUT_S = 30.0
+META_DEADLINE_S = 120.0
+FILL_TIMEOUT_S = 3600.0
+FETCH_TIMEOUT_MS = 30_000
+READ_DEADLINE_MS = 60_000
+CACHE_BYTES_MAX = 64 * 1024 * 1024
+BLOCK_BYTES = 4096
+PRESENCE_HEADER = struct.Struct("<8sHHI32s")
+PRESENCE_MAGIC = b"ZOSPRES1"
+PRESENCE_FULL = 2
+
+
+class MountFailed(ZosError):
+    """An image could not be mounted; `step` in the context says where."""
+
+    code, http_status, exit_status = "flist.mount-failed", 500, 47
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MountedImage:
+    """An image that is mounted as `mnt/<digest>` in hold."""
+
+    digest: str
+    provider: Provider
+    reason: str
+    size_bytes: int
+    units: int
+
+
+def image_sources(store: str) -> list[Source]:
+    """Sources of a store as the user names it: an HTTP URL or a directory."""
+    if store.startswith(("http://", "https://")):
+        return [Source(kind="http", url=store.rstrip("/"))]
+    return [Source(kind="dir", path=os.path.abspath(store))]
+
+
+def is_full(presence: Path, *, root: bytes) -> bool:
+    """Whether blockd has verified every unit of the image (presence file, state 2)."""
+    try:
+        with presence.open("rb") as file:
+            header = file.read(PRESENCE_HEADER.size)
+    except FileNotFoundError:
+        return False
+    if len(header) != PRESENCE_HEADER.size:
+        return False
+    magic, version, state, _units, have = PRESENCE_HEADER.unpack(header)
+    return magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root
+
+
+class ImageMounts:
+    """Mounts images through spawn and blockd; every operation is idempotent and survives a restart of its caller."""
+
+    def __init__(self, *, hold: Requester, spawn: Requester, blockd: Requester, state_dir: Path) -> None:
+        self._hold = hold
+        self._spawn = spawn
+        self._blockd = blockd
+        self._state_dir = state_dir
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._mounted: dict[str, MountedImage] = {}
+
+    def directory(self, digest: str) -> Path:
+        """Where the image's metadata, blob and presence lie."""
+        return self._state_dir / "images" / digest
+
+    def adopt(self, mounted: MountedImage) -> None:
+        """Take over a mount that an earlier life of the caller made and hold has kept."""
+        self._mounted[mounted.digest] = mounted
+
+    async def probe(self) -> Probe:
+        """What works on this machine, found by spawn by trying."""
+        found, _ = await self._spawn.request("probe", Empty(), reply=Probe, timeout_s=REQUEST_TIMEOUT_S)
+        return found
+
+    async def mounted(self) -> set[str]:
+        """Digests of the images that hold keeps a mount of."""
+        kept, _ = await self._hold.request(
+            "list", Prefix(prefix="mnt/"), reply=Descriptors, timeout_s=REQUEST_TIMEOUT_S
+        )
+        return {name.removeprefix("mnt/") for name in kept.names}
+
+    async def ensure(
+        self, image: SignedManifest, sources: Sequence[Source], *, forced: Provider | None = None
+    ) -> MountedImage:
+        """Mount the image unless it is mounted already; the choice of provider is made once per mount.
+
+        Raises:
+            ProviderUnavailable: `forced` does not work here, or the image is mounted with another provider.
+            MountFailed: a step failed; whatever had been made for this image is gone again.
+        """
+        digest = image.digest.hex()
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            known = self._mounted.get(digest)
+            if known is not None and forced in (None, known.provider) and digest in await self.mounted():
+                return known
+            if known is not None or digest in await self.mounted():
+                await self._release(digest)
+            try:
+                mounted = await self._mount(image, list(sources), forced)
+            except RemoteError as error:
+                await self._release(digest)
+                raise MountFailed(
+                    f"the image could not be mounted: {error}", hint=error.hint, step=error.step or "", image=digest
+                ) from error
+            except BaseException:
+                await asyncio.shield(self._release(digest))
+                raise
+            self._mounted[digest] = mounted
+            return mounted
+
+    async def release(self, digest: str) -> None:
+        """Give up the mount, its FUSE file and its plan; what was fetched stays."""
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            await self._release(digest)
+
+    async def status(self, digest: str) -> BlockStatus | None:
+        """blockd's counters of an image it serves, None for one it does not serve."""
+        known = self._mounted.get(digest)
+        if known is not None and known.provider in ("full", "extract"):
+            return None
+        try:
+            found, _ = await self._blockd.request(
+                "status", ImageName(image=digest), reply=BlockStatus, timeout_s=REQUEST_TIMEOUT_S
+            )
+        except RemoteError as error:
+            if error.remote_code == "blockd.no-such-image":
+                return None
+            raise
+        return found
+
+    async def _mount(self, image: SignedManifest, sources: list[Source], forced: Provider | None) -> MountedImage:
+        digest = image.digest.hex()
+        manifest = image.manifest
+        directory = self.directory(digest)
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        choice = choose(
+            await self.probe(), full=is_full(directory / "presence", root=manifest.index.root), forced=forced
+        )
+        relative = f"images/{digest}"
+        if choice.provider == "extract":
+            await self._extract(image, sources, directory)
+            request = Mount(image=digest, provider="extract", tree=f"{relative}/tree")
+        else:
+            await self._fetch_meta(image, sources, directory)
+            request = await self._prepare(image, sources, choice, directory)
+        await self._spawn.request("mount_image", request, reply=Mounted, timeout_s=REQUEST_TIMEOUT_S)
+        return MountedImage(
+            digest=digest,
+            provider=choice.provider,
+            reason=choice.reason,
+            size_bytes=manifest.index.blocks * BLOCK_BYTES,
+            units=manifest.index.units,
+        )
+
+    async def _prepare(self, image: SignedManifest, sources: list[Source], choice: Choice, directory: Path) -> Mount:
+        """Bring blockd to serve the image (or to fill it, for `full`); returns what spawn is to mount."""
+        digest = image.digest.hex()
+        relative = f"images/{digest}"
+        full = choice.provider == "full"
+        plan = Plan(
+            image=digest,
+            index=Index(
+                root=image.manifest.index.root,
+                pages=image.manifest.index.pages,
+                units=image.manifest.index.units,
+                blocks=image.manifest.index.blocks,
+            ),
+            dir=str(directory),
+            sources=sources,
+            fetch_timeout_ms=FETCH_TIMEOUT_MS,
+            read_deadline_ms=READ_DEADLINE_MS,
+            cache_bytes_max=CACHE_BYTES_MAX,
+            serve=not full,
+        )
+        if full:
+            if not is_full(directory / "presence", root=image.manifest.index.root):
+                await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
+                await self._fill(digest)
+                await self._blockd.request(
+                    "remove", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+                )
+            return Mount(image=digest, provider="full", meta=f"{relative}/meta.erofs", blob=f"{relative}/blob")
+        await self._spawn.request("fuse_open", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
+        return Mount(image=digest, provider=choice.provider, meta=f"{relative}/meta.erofs")
+
+    async def _fill(self, digest: str) -> None:
+        """Have every unit fetched and verified; `wait` answers when that is done or has failed for good."""
+        await self._blockd.request(
+            "fill", FillRequest(image=digest, wait=True), reply=Nothing, timeout_s=FILL_TIMEOUT_S
+        )
+
+    async def _fetch_meta(self, image: SignedManifest, sources: list[Source], directory: Path) -> None:
+        """Fetch the metadata image unless a whole one is here; what is here is hashed again before each mount."""
+        meta = image.manifest.meta
+        path = directory / "meta.erofs"
+
+        def intact() -> bool:
+            try:
+                data = path.read_bytes() if path.stat().st_size == meta.size else b""
+            except FileNotFoundError:
+                return False
+            return len(data) == meta.size and blake3(data).digest() == meta.blake3
+
+        if await asyncio.to_thread(intact):
+            return
+        await self._blockd.request(
+            "fetch_object",
+            FetchObject(
+                sources=sources,
+                object=f"meta/{meta.blake3.hex()}",
+                blake3=meta.blake3,
+                size=meta.size,
+                zstd=True,
+                to=str(path),
+                deadline_ms=int(META_DEADLINE_S * 1000),
+            ),
+            reply=Fetched,
+            timeout_s=META_DEADLINE_S + REQUEST_TIMEOUT_S,
+        )
+
+    async def _extract(self, image: SignedManifest, sources: list[Source], directory: Path) -> None:
+        """Extract the whole image into `tree`, by way of a temporary name, so that a half tree is never mounted."""
+        tree = directory / "tree"
+        if tree.is_dir():
+            return
+        partial = directory / "tree.partial"
+        if partial.exists():
+            await asyncio.to_thread(shutil.rmtree, partial)
+        await extract_image(image, sources, partial)
+        partial.rename(tree)
+
+    async def _release(self, digest: str) -> None:
+        self._mounted.pop(digest, None)
+        name = ImageName(image=digest)
+        await self._spawn.request("forget_image", name, reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        try:
+            await self._blockd.request("remove", name, reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        except RemoteError as error:
+            if error.remote_code != "blockd.no-such-image":
+                raise

@@ -1,0 +1,151 @@
+"""What a run could leave behind on a machine, as one snapshot that can be compared with a later one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+__all__ = ["Snapshot", "snapshot"]
+
+# What a node might be tempted to change for its containers' network.
+SYSCTLS = (
+    "net/ipv4/ip_forward",
+    "net/ipv4/conf/all/forwarding",
+    "net/ipv4/conf/all/route_localnet",
+    "net/ipv4/conf/all/rp_filter",
+    "net/ipv4/conf/default/rp_filter",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/ip_unprivileged_port_start",
+    "kernel/core_pattern",
+    "kernel/pid_max",
+    "user/max_user_namespaces",
+    "fs/pipe-max-size",
+)
+NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """Names of everything of a kind; what other programs of the machine make meanwhile is theirs to explain."""
+
+    mounts: frozenset[str]
+    processes: frozenset[str]
+    namespaces: frozenset[str]
+    cgroups: frozenset[str]
+    unix_sockets: frozenset[str]
+    tcp_listeners: frozenset[str]
+    loops: frozenset[str]
+    links: frozenset[str]
+    sysctls: frozenset[str]
+    run_files: frozenset[str]
+    state: frozenset[str]
+
+    def difference(self, later: Snapshot) -> list[str]:
+        """What `later` has more or less, a line each: `+mounts: ...`, `-links: ...`."""
+        lines = []
+        for field in fields(self):
+            before: frozenset[str] = getattr(self, field.name)
+            after: frozenset[str] = getattr(later, field.name)
+            lines += [f"+{field.name}: {name}" for name in sorted(after - before)]
+            lines += [f"-{field.name}: {name}" for name in sorted(before - after)]
+        return lines
+
+
+def snapshot(*, exclude_pids: frozenset[int] = frozenset()) -> Snapshot:
+    """Look at the machine. Kernel threads, this process and `exclude_pids` are not counted.
+
+    The caller's own helpers (a hub that it started itself) are excluded by pid where they are meant to live on.
+    """
+    pids = [pid for pid in _pids() if pid not in exclude_pids and not _is_kernel_thread(pid)]
+    return Snapshot(
+        mounts=frozenset(_mounts()),
+        processes=frozenset(_process(pid) for pid in pids),
+        namespaces=frozenset(name for pid in pids for name in _namespaces(pid)),
+        cgroups=frozenset(_cgroups()),
+        unix_sockets=frozenset(_unix_sockets()),
+        tcp_listeners=frozenset(_tcp_listeners()),
+        loops=frozenset(_loops()),
+        links=frozenset(os.listdir("/sys/class/net")),
+        sysctls=frozenset(_sysctls()),
+        run_files=frozenset(_names(Path("/run/zos"))),
+        state=frozenset(_names(Path("/var/lib/zos"))),
+    )
+
+
+def _pids() -> Iterator[int]:
+    return (int(name) for name in os.listdir("/proc") if name.isdecimal())
+
+
+def _is_kernel_thread(pid: int) -> bool:
+    # PF_KTHREAD in the ninth field of /proc/PID/stat, proc_pid_stat(5).
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+    return bool(int(stat.rpartition(")")[2].split()[6]) & 0x00200000)
+
+
+def _process(pid: int) -> str:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+    except OSError:
+        return f"{pid} (ended)"
+    return f"{pid} started {stat.rpartition(')')[2].split()[19]}: {command.strip() or stat.split()[1]}"
+
+
+def _namespaces(pid: int) -> Iterator[str]:
+    for kind in NAMESPACES:
+        try:
+            yield os.readlink(f"/proc/{pid}/ns/{kind}")
+        except OSError:
+            return
+
+
+def _mounts() -> Iterator[str]:
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        parts = line.split()
+        yield f"{parts[4]} {parts[parts.index('-') + 1]}"
+
+
+def _cgroups() -> Iterator[str]:
+    for root in (Path("/sys/fs/cgroup/unified"), Path("/sys/fs/cgroup")):
+        if (root / "cgroup.procs").exists():
+            yield from (str(path) for path in root.rglob("*") if path.is_dir() and not path.is_symlink())
+            return
+
+
+def _unix_sockets() -> Iterator[str]:
+    for line in Path("/proc/net/unix").read_text().splitlines()[1:]:
+        parts = line.split(maxsplit=7)
+        if len(parts) == 8:
+            yield parts[7]
+
+
+def _tcp_listeners() -> Iterator[str]:
+    for table in ("tcp", "tcp6"):
+        for line in Path(f"/proc/net/{table}").read_text().splitlines()[1:]:
+            parts = line.split()
+            if parts[3] == "0A":
+                yield f"{table} {parts[1]}"
+
+
+def _loops() -> Iterator[str]:
+    for device in Path("/sys/block").glob("loop*"):
+        if (device / "loop").is_dir():
+            yield f"{device.name} {(device / 'loop/backing_file').read_text().strip()}"
+
+
+def _sysctls() -> Iterator[str]:
+    for name in SYSCTLS:
+        try:
+            yield f"{name}={Path('/proc/sys', name).read_text().strip()}"
+        except OSError:
+            continue
+
+
+def _names(directory: Path) -> Iterator[str]:
+    if directory.is_dir():
+        yield from (path.name for path in directory.iterdir())

@@ -1,0 +1,157 @@
+"""The client's side of a foreground container: follow its output, forward Ctrl-C, know its exit.
+
+All of it goes on across a restart of the node's supervisor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from contextlib import asynccontextmanager
+from typing import BinaryIO, TypeVar
+
+from zos_core.base.client import Client
+from zos_core.base.document import Document
+from zos_core.base.endpoint import Endpoint, RemoteProblem
+from zos_core.base.errors import RequestTimeout, Unreachable
+from zos_core.containers.document import ContainerState, ExecState
+from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
+from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
+from zos_core.supervisor.endpoints import (
+    EXEC_LOGS,
+    EXEC_WAIT,
+    LOGS,
+    REMOVE,
+    SIGNAL,
+    WAIT,
+    LogQuery,
+    RemoveQuery,
+    SignalRequest,
+    WaitQuery,
+)
+
+__all__ = ["call_again", "follow_output", "interruptible", "wait_container", "wait_exec"]
+
+# How long a supervisor may be away before a client gives up on it.
+AWAY_MAX_S = 30.0
+RETRY_INTERVAL_S = 0.1
+WAIT_S = 30.0
+CALL_MARGIN_S = 10.0
+SECOND_INTERRUPT_S = 2.0
+
+R = TypeVar("R")
+
+
+async def call_again(
+    client: Client,
+    endpoint: Endpoint[R],
+    *,
+    path: Mapping[str, str] | None = None,
+    query: Document | None = None,
+    body: Document | None = None,
+    timeout_s: float = WAIT_S + CALL_MARGIN_S,
+) -> R:
+    """Call an endpoint that may be asked again (API-AGAIN), while the supervisor is being restarted too."""
+    loop = asyncio.get_running_loop()
+    given_up_s = loop.time() + AWAY_MAX_S
+    while True:
+        try:
+            return await client.call(endpoint, path=path or {}, query=query, body=body, timeout_s=timeout_s)
+        except Unreachable:
+            if loop.time() > given_up_s:
+                raise
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+
+async def wait_container(client: Client, name: str) -> ContainerState:
+    """Wait, however long it takes, until a container has ended."""
+    while True:
+        state = await call_again(client, WAIT, path={"name": name}, query=WaitQuery(timeout_s=WAIT_S))
+        if state.status == "exited":
+            return state
+
+
+async def wait_exec(client: Client, name: str, number: int) -> ExecState:
+    """Wait, however long it takes, until an exec has ended."""
+    while True:
+        state = await call_again(
+            client, EXEC_WAIT, path={"name": name, "number": str(number)}, query=WaitQuery(timeout_s=WAIT_S)
+        )
+        if not state.running:
+            return state
+
+
+async def follow_output(
+    client: Client, name: str, *, number: int | None = None, follow: bool, out: BinaryIO, err: BinaryIO
+) -> None:
+    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once."""
+    endpoint = LOGS if number is None else EXEC_LOGS
+    path = {"name": name} if number is None else {"name": name, "number": str(number)}
+    decoder = LogStreamDecoder()
+    loop = asyncio.get_running_loop()
+    given_up_s = loop.time() + AWAY_MAX_S
+    while True:
+        try:
+            query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)
+            async with client.stream(endpoint, path=path, query=query) as chunks:
+                async for chunk in chunks:
+                    given_up_s = loop.time() + AWAY_MAX_S
+                    for frame in decoder.feed(chunk):
+                        if frame.stream in (STDOUT, STDERR):
+                            target = out if frame.stream == STDOUT else err
+                            target.write(frame.data)
+                    out.flush()
+                    err.flush()
+            return
+        except (Unreachable, RequestTimeout):
+            decoder.broken()
+            if loop.time() > given_up_s:
+                raise
+            await asyncio.sleep(RETRY_INTERVAL_S)
+
+
+@asynccontextmanager
+async def interruptible(client: Client, name: str, *, started: Callable[[], bool]) -> AsyncIterator[None]:
+    """While the block runs, SIGINT and SIGTERM go to the container; a second within 2 s kills it.
+
+    Before the container has started, the first one calls the start off and ends the block with CancelledError.
+    """
+    loop = asyncio.get_running_loop()
+    task = asyncio.current_task()
+    assert task is not None
+    last_s = float("-inf")
+    async with asyncio.TaskGroup() as group:
+
+        def received(number: signal.Signals) -> None:
+            nonlocal last_s
+            now_s = loop.time()
+            again, last_s = now_s - last_s < SECOND_INTERRUPT_S, now_s
+            if not started():
+                task.cancel()
+            else:
+                group.create_task(pass_on(signal.SIGKILL if again else number), name="pass signal on")
+
+        async def pass_on(number: signal.Signals) -> None:
+            await _unless_gone(call_again(client, SIGNAL, path={"name": name}, body=SignalRequest(signal=number)))
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, received, number)
+        try:
+            yield
+        except asyncio.CancelledError:
+            remove = call_again(client, REMOVE, path={"name": name}, query=RemoveQuery(force=True))
+            await asyncio.shield(_unless_gone(remove))
+            raise
+        finally:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.remove_signal_handler(number)
+
+
+async def _unless_gone(call: Coroutine[None, None, None]) -> None:
+    """Make a call about a container that may have ended, or never begun, meanwhile."""
+    try:
+        await call
+    except RemoteProblem as problem:
+        if problem.code not in (NoSuchContainer.code, ContainerNotRunning.code):
+            raise

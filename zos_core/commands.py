@@ -1,0 +1,417 @@
+"""Handlers of the node's verbs: the client's side of its API, and the start and the end of the tree."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from native.programs import program
+from zos_core.attach import call_again, follow_output, interruptible, wait_container, wait_exec
+from zos_core.base.atomic_file import read_limited
+from zos_core.base.client import Client
+from zos_core.base.document import encode_json
+from zos_core.base.elevate import require_root
+from zos_core.base.errors import Unreachable, UsageError
+from zos_core.base.paths import Instance, account, default_store
+from zos_core.base.tree import (
+    Listener,
+    ServiceSpec,
+    Table,
+    blockd_service,
+    end_tree,
+    is_running,
+    service_environment,
+    spawn_service,
+    start_tree,
+    up_lock,
+)
+from zos_core.base.verbs import Console
+from zos_core.containers.document import (
+    ContainerState,
+    ExecRequest,
+    ImageRequest,
+    PortState,
+    Resources,
+    RunRequest,
+    TrustedKey,
+)
+from zos_core.errors import StateOnTmpfs
+from zos_core.supervisor.endpoints import (
+    DOWN,
+    EXEC,
+    INSPECT,
+    NODE,
+    PS,
+    REMOVE,
+    RUN,
+    STOP,
+    DownRequest,
+    NodeInfo,
+    RemoveQuery,
+    StopRequest,
+)
+
+__all__ = ["container_names", "down", "exec_", "inspect", "logs", "ps", "rm", "run", "stop", "up"]
+
+RUN_TIMEOUT_S = 600.0
+STOP_MARGIN_S = 30.0
+FLIST_BYTES_MAX = 1024 * 1024
+INTERRUPTED = 130
+
+
+def _client(arguments: argparse.Namespace) -> Client:
+    return Client(Instance(arguments.instance).api_socket)
+
+
+# --- the node -----------------------------------------------------------------------------------------------------
+
+
+async def up(arguments: argparse.Namespace, console: Console) -> int:
+    """Start the tree unless it runs; either way report the node."""
+    require_root("zos up makes mounts and namespaces")
+    instance = Instance(arguments.instance)
+    with up_lock(instance):
+        if not is_running(instance):
+            await _start(instance)
+        async with Client(instance.api_socket) as client:
+            info = await call_again(client, NODE)
+    console.emit(info, _node_text(info))
+    return 0
+
+
+async def _start(instance: Instance) -> None:
+    _check_state_dir(instance.state_dir)
+    for directory in (instance.state_dir, instance.log_dir, instance.state_dir / "logs"):
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    owner = account()
+    io = str(program("zos-io"))
+    logs = str(instance.state_dir / "logs")
+    supervisor = [sys.executable, "-m", "zos_core.node", "--instance", instance.name]
+    supervisor += ["--state", str(instance.state_dir), "--owner", str(owner.uid)]
+    table = Table(
+        instance=instance.name,
+        run_dir=str(instance.run_dir),
+        log_dir=str(instance.log_dir),
+        listeners=[
+            *(Listener(name=name, path=f"{name}.sock") for name in ("spawn", "blockd", "logd", "forward")),
+            Listener(name="api", path="api.sock", stream=True),
+        ],
+        services=[
+            spawn_service(instance.state_dir),
+            blockd_service(),
+            ServiceSpec(name="logd", argv=[io, "log", "--dir", logs], env={}),
+            ServiceSpec(name="forward", argv=[io, "forward"], env={}),
+            ServiceSpec(
+                name="supervisor",
+                argv=supervisor,
+                env=dict(service_environment(["ZOS_NATIVE", "PYTHONPATH"])),
+                ready_timeout_ms=30_000,
+            ),
+        ],
+    )
+    await start_tree(instance, table)
+    os.chown(instance.api_socket, owner.uid, owner.gid)
+
+
+def _check_state_dir(directory: Path) -> None:
+    """Refuse tmpfs, where FUSE below EROFS and overlay uppers do not work and state would not last."""
+    existing = directory
+    while not existing.exists():
+        existing = existing.parent
+    from native.kernel import is_tmpfs
+
+    if is_tmpfs(existing):
+        raise StateOnTmpfs(
+            f"the state directory {directory} is on tmpfs",
+            hint="mount a disk file system (ext4, xfs, btrfs) there; a node without a disk uses ext4 in RAM",
+            path=str(directory),
+        )
+
+
+async def down(arguments: argparse.Namespace, console: Console) -> int:
+    """Stop everything; a node that does not run is no error."""
+    require_root("zos down ends the node's processes")
+    instance = Instance(arguments.instance)
+    with up_lock(instance):
+        if is_running(instance):
+            await _stop(instance, arguments.grace, console)
+            console.note(f"the node {instance.name!r} is down")
+        else:
+            console.note(f"no node {instance.name!r} runs")
+        if arguments.purge:
+            await asyncio.to_thread(_purge, instance)
+    shutil.rmtree(instance.run_dir, ignore_errors=True)
+    return 0
+
+
+async def _stop(instance: Instance, grace_s: float, console: Console) -> None:
+    """By the supervisor, which stops containers with grace; when it is not to be had, by hold, which kills them."""
+
+    async def ask() -> None:
+        async with Client(instance.api_socket) as client:
+            await client.call(DOWN, body=DownRequest(grace_s=grace_s), timeout_s=grace_s + STOP_MARGIN_S)
+
+    try:
+        await end_tree(instance, ask)
+    except Unreachable as error:
+        console.note(f"the supervisor does not answer ({error}); ending the tree by hold")
+        await end_tree(instance)
+
+
+def _purge(instance: Instance) -> None:
+    if instance.state_dir.exists():
+        shutil.rmtree(instance.state_dir)
+
+
+def _node_text(info: NodeInfo) -> str:
+    rows = [("process", "pid", "restarts", "RSS MiB", "state")]
+    rows += [
+        (
+            process.name,
+            str(process.pid or "-"),
+            str(process.restarts),
+            "-" if process.rss_kib is None else f"{process.rss_kib / 1024:.1f}",
+            process.state,
+        )
+        for process in info.processes
+    ]
+    lines = [
+        f"node {info.instance!r} of zos {info.version} on Linux {info.kernel}",
+        f"images: {info.provider} ({info.provider_reason})",
+        f"limits: {', '.join(info.controllers) or 'no controllers here: limits are unenforced'} ({info.cgroup_layout})",
+    ]
+    return "\n".join([*lines, *_columns(rows)])
+
+
+# --- containers ---------------------------------------------------------------------------------------------------
+
+
+async def run(arguments: argparse.Namespace, console: Console) -> int:
+    """Create and start a container; in the foreground follow it to its end."""
+    from zos_core.host import parse_cpus, parse_memory
+
+    if not arguments.command:
+        raise UsageError("no command was given", hint="put it after --, as in: zos run IMAGE -- CMD ARG...")
+    name = arguments.name or _make_name(arguments.image)
+    request = RunRequest(
+        request_id=secrets.token_hex(16),
+        name=name,
+        image=_image_request(arguments),
+        args=arguments.command,
+        env=_variables(arguments.env),
+        cwd=arguments.workdir,
+        ports=arguments.publish,
+        resources=Resources(
+            memory_bytes=None if arguments.memory is None else parse_memory(arguments.memory),
+            cpus_milli=None if arguments.cpus is None else parse_cpus(arguments.cpus),
+        ),
+        remove_on_exit=arguments.rm,
+        attached=not arguments.detach,
+    )
+    _check(request)
+    async with _client(arguments) as client:
+        started = False
+        try:
+            async with interruptible(client, name, started=lambda: started):
+                state = await call_again(client, RUN, body=request, timeout_s=RUN_TIMEOUT_S)
+                started = True
+                if arguments.detach:
+                    console.emit(state, name)
+                    return 0
+                await follow_output(client, name, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+                state = await wait_container(client, name)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if started or task is None:
+                raise
+            task.uncancel()
+            console.note("interrupted before it started; nothing is left of it")
+            return INTERRUPTED
+        if arguments.rm:
+            await call_again(client, REMOVE, path={"name": name}, query=RemoveQuery(force=True))
+    return state.exit_status or 0
+
+
+def _image_request(arguments: argparse.Namespace) -> ImageRequest:
+    from flist.names import ImageName
+    from zos_core.base.keyring import Keyring
+
+    store = arguments.store or str(default_store())
+    if not store.startswith(("http://", "https://")):
+        store = str(Path(store).absolute())
+    keyring = Keyring.of()
+    trusted = [
+        TrustedKey(publisher=publisher, key=key)
+        for publisher in keyring.publishers()
+        for key in keyring.trusted(publisher)
+    ]
+    path = Path(arguments.image)
+    if arguments.image.endswith(".flist") or path.is_file():
+        return ImageRequest(
+            store=store,
+            flist=read_limited(path, FLIST_BYTES_MAX),
+            unsigned=arguments.unsigned,
+            trusted=trusted,
+            provider=arguments.provider,
+        )
+    if arguments.unsigned:
+        raise UsageError("--unsigned goes with a .flist FILE", hint="an image by its name is always signed")
+    reference = ImageName.parse(arguments.image, publisher=account().name)
+    return ImageRequest(store=store, reference=str(reference), trusted=trusted, provider=arguments.provider)
+
+
+def _make_name(image: str) -> str:
+    base = Path(image).name.partition(":")[0].partition("@")[0].removesuffix(".flist")
+    kept = "".join(letter for letter in base if letter.isalnum() or letter in "_-")[:40]
+    return f"{kept or 'container'}-{secrets.token_hex(3)}"
+
+
+def _variables(given: Sequence[str]) -> list[str]:
+    """Each is `K=V`.
+
+    Raises:
+        UsageError: one is not.
+    """
+    for entry in given:
+        if not entry.partition("=")[0] or "=" not in entry:
+            raise UsageError(f"{entry!r} is no environment variable", hint="give -e K=V")
+    return list(given)
+
+
+def _check(request: RunRequest | ExecRequest) -> None:
+    """Refuse here, with the same rules and words, what the node would refuse."""
+    try:
+        msgspec.json.decode(encode_json(request), type=type(request))
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+        raise UsageError(f"the request is not valid: {error}", hint="zos run --help") from error
+
+
+async def ps(arguments: argparse.Namespace, console: Console) -> int:
+    """List containers."""
+    async with _client(arguments) as client:
+        known = (await call_again(client, PS)).containers
+    if console.json:
+        for state in known:
+            console.emit(state)
+        return 0
+    rows = [("NAME", "IMAGE", "STATUS", "PROVIDER", "PORTS", "COMMAND")]
+    rows += [
+        (
+            state.name,
+            "-" if state.image is None else f"{state.image.name}@{state.image.digest[:12]}",
+            _status_text(state),
+            "-" if state.image is None else state.image.provider,
+            " ".join(f"{port.listen}->{port.connect.rpartition(':')[2]}" for port in _ports(state)) or "-",
+            " ".join(state.request.args)[:40].splitlines()[0] if state.request.args else "-",
+        )
+        for state in known
+    ]
+    console.emit(known, "\n".join(_columns(rows)))
+    return 0
+
+
+def _ports(state: ContainerState) -> list[PortState]:
+    return [] if state.network is None or state.status == "exited" else list(state.network.ports)
+
+
+def _status_text(state: ContainerState) -> str:
+    if state.status == "running" and state.started_ns is not None:
+        return f"up {_duration(time.time_ns() - state.started_ns)}"
+    if state.status == "exited":
+        return f"exited ({'unknown' if state.exit_unknown else state.exit_status})"
+    return state.status
+
+
+def _duration(span_ns: int) -> str:
+    seconds = max(0, span_ns // 1_000_000_000)
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds // size} {unit}"
+    return f"{seconds} s"
+
+
+def _columns(rows: Sequence[Sequence[str]]) -> list[str]:
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+
+
+async def inspect(arguments: argparse.Namespace, console: Console) -> int:
+    """Show a container's whole state."""
+    async with _client(arguments) as client:
+        state = await call_again(client, INSPECT, path={"name": arguments.name})
+    console.emit(state, msgspec.json.format(encode_json(state), indent=2).decode())
+    return 0
+
+
+async def logs(arguments: argparse.Namespace, console: Console) -> int:
+    """Copy a container's output to ours."""
+    async with _client(arguments) as client:
+        await follow_output(
+            client, arguments.name, follow=arguments.follow, out=sys.stdout.buffer, err=sys.stderr.buffer
+        )
+    return 0
+
+
+async def exec_(arguments: argparse.Namespace, console: Console) -> int:
+    """Run a command in a running container; the exit status is the command's."""
+    if not arguments.command:
+        raise UsageError("no command was given", hint="put it after --, as in: zos exec NAME -- CMD ARG...")
+    request = ExecRequest(
+        request_id=secrets.token_hex(16),
+        args=arguments.command,
+        env=_variables(arguments.env),
+        cwd=arguments.workdir,
+    )
+    _check(request)
+    name = arguments.name
+    async with _client(arguments) as client:
+        begun = await call_again(client, EXEC, path={"name": name}, body=request, timeout_s=RUN_TIMEOUT_S)
+        await follow_output(client, name, number=begun.id, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+        ended = await wait_exec(client, name, begun.id)
+    if ended.exit_signal is not None:
+        return 128 + ended.exit_signal
+    return 125 if ended.exit_code is None else ended.exit_code
+
+
+async def stop(arguments: argparse.Namespace, console: Console) -> int:
+    """Stop a container."""
+    async with _client(arguments) as client:
+        state = await call_again(
+            client,
+            STOP,
+            path={"name": arguments.name},
+            body=StopRequest(grace_s=arguments.grace),
+            timeout_s=arguments.grace + STOP_MARGIN_S,
+        )
+    console.emit(state, f"{state.name} {_status_text(state)}")
+    return 0
+
+
+async def rm(arguments: argparse.Namespace, console: Console) -> int:
+    """Remove a container."""
+    async with _client(arguments) as client:
+        await call_again(client, REMOVE, path={"name": arguments.name}, query=RemoveQuery(force=arguments.force))
+    console.note(f"{arguments.name} is removed")
+    return 0
+
+
+def container_names() -> list[str]:
+    """Candidates for completion: the containers of the default instance, none if it is down."""
+
+    async def names() -> list[str]:
+        async with Client(Instance().api_socket) as client:
+            return [state.name for state in (await client.call(PS, timeout_s=2.0)).containers]
+
+    try:
+        return asyncio.run(names())
+    except Unreachable:
+        return []

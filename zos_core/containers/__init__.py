@@ -1,0 +1,1 @@
+"""Containers: what is asked for, what is kept of them, and how one is launched."""

@@ -1,0 +1,71 @@
+"""What can go wrong with a container."""
+
+from __future__ import annotations
+
+from native.errors import ZosError
+
+__all__ = [
+    "CommandNotExecutable",
+    "CommandNotFound",
+    "ContainerBusy",
+    "ContainerExists",
+    "ContainerNotRunning",
+    "ImageArchitecture",
+    "LaunchFailed",
+    "NoSuchContainer",
+    "NoSuchExec",
+]
+
+
+class NoSuchContainer(ZosError):
+    """No container of that name is known here."""
+
+    code, http_status, exit_status = "container.no-such", 404, 50
+
+
+class ContainerExists(ZosError):
+    """The name is taken by another container."""
+
+    code, http_status, exit_status = "container.exists", 409, 51
+
+
+class ContainerNotRunning(ZosError):
+    """The operation needs a running container."""
+
+    code, http_status, exit_status = "container.not-running", 409, 52
+
+
+class ContainerBusy(ZosError):
+    """The operation needs a container that has ended."""
+
+    code, http_status, exit_status = "container.running", 409, 53
+
+
+class NoSuchExec(ZosError):
+    """The container has no exec of that number."""
+
+    code, http_status, exit_status = "container.no-such-exec", 404, 54
+
+
+class LaunchFailed(ZosError):
+    """A step of the launch failed; `step` and `errno` in the context say which and how."""
+
+    code, http_status, exit_status = "container.launch-failed", 500, 55
+
+
+class CommandNotFound(ZosError):
+    """The command is not in the image (a shell's 127, see `zos run`)."""
+
+    code, http_status, exit_status = "container.command-not-found", 400, 56
+
+
+class CommandNotExecutable(ZosError):
+    """The command is there but cannot be executed (a shell's 126, see `zos run`)."""
+
+    code, http_status, exit_status = "container.command-not-executable", 400, 57
+
+
+class ImageArchitecture(ZosError):
+    """The programs of the image are for another machine."""
+
+    code, http_status, exit_status = "container.image-architecture", 422, 59

@@ -1,0 +1,1 @@
+"""The supervisor: all policy of a node; restartable at any instant, never in the path of a page fault, never forks."""

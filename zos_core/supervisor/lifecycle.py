@@ -1,0 +1,789 @@
+"""The life of the containers of one node: start, stop, exec, remove, and what survives the supervisor.
+
+State is in three places: documents on disk (`Registry`), descriptors and exits in hold, cgroups and links in the
+kernel. Every step writes the document first, every release is idempotent and goes by the name alone; so `reconcile`,
+which runs at each start, is all there is to recovery. Work on one container is ordered by its lock, containers run in
+parallel.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import platform
+import signal
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from flist.manifest import SignedManifest
+from flist.mount import ImageMounts, MountedImage, image_sources
+from native.errors import ZosError
+from zos_core.base.document import Document
+from zos_core.base.frame import RemoteError
+from zos_core.base.peer import Requester
+from zos_core.base.programs import (
+    Added,
+    AddPort,
+    After,
+    Attach,
+    BlockStatus,
+    Children,
+    Descriptors,
+    Dropped,
+    Empty,
+    ErrorEvent,
+    ExitRecord,
+    Exits,
+    Kill,
+    Launched,
+    Named,
+    Names,
+    Nothing,
+    Prefix,
+    Remove,
+    Seq,
+)
+from zos_core.containers.document import (
+    ContainerState,
+    ExecRequest,
+    ExecState,
+    Failure,
+    ImageRequest,
+    ImageState,
+    LimitRecord,
+    NetworkState,
+    PortState,
+    RunRequest,
+)
+from zos_core.containers.errors import (
+    CommandNotExecutable,
+    CommandNotFound,
+    ContainerBusy,
+    ContainerExists,
+    ContainerNotRunning,
+    ImageArchitecture,
+    LaunchFailed,
+    NoSuchContainer,
+    NoSuchExec,
+)
+from zos_core.containers.launch import plan_exec, plan_launch
+from zos_core.host import CgroupTree, Limits
+from zos_core.network import Network, PublishedPort, limitations, parse_published
+from zos_core.supervisor.registry import Registry
+
+__all__ = ["Lifecycle", "Programs"]
+
+log = logging.getLogger("zos.supervisor")
+
+REQUEST_TIMEOUT_S = 30.0
+LAUNCH_TIMEOUT_S = 60.0
+KILL_TIMEOUT_S = 10.0
+STOP_GRACE_S = 10.0
+# How long a container whose follower has vanished is kept for somebody to read its output.
+ATTACH_GRACE_S = 60.0
+# Images that nothing uses stay mounted for the next start, this many.
+IDLE_IMAGES_MAX = 4
+# Ended execs and events kept of each container.
+EXECS_KEPT_MAX = 16
+EVENTS_KEPT_MAX = 20
+LOG_FILE_BYTES_MAX = 16 * 1024 * 1024
+LOG_FILES_MAX = 4
+
+
+class ResolveImage(Protocol):
+    """Turns what a caller asked for into a verified manifest (flist.names)."""
+
+    async def __call__(self, request: ImageRequest) -> SignedManifest:
+        """Resolve, fetch and verify."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Programs:
+    """Connections to the native programs of the tree."""
+
+    hold: Requester
+    spawn: Requester
+    logd: Requester
+    forward: Requester
+
+
+class Lifecycle:
+    """All containers of one node."""
+
+    def __init__(
+        self,
+        *,
+        programs: Programs,
+        images: ImageMounts,
+        registry: Registry,
+        network: Network,
+        cgroups: CgroupTree,
+        resolve: ResolveImage,
+        state_dir: Path,
+        clock_ns: Callable[[], int],
+        group: asyncio.TaskGroup,
+    ) -> None:
+        self._programs = programs
+        self._images = images
+        self._registry = registry
+        self._network = network
+        self._cgroups = cgroups
+        self._resolve = resolve
+        self._state_dir = state_dir
+        self._clock_ns = clock_ns
+        self._group = group
+        self._states: dict[str, ContainerState] = {}
+        self._locks: dict[str, asyncio.Lock] = {}
+        self._starting: dict[str, asyncio.Task[ContainerState | ZosError]] = {}
+        self._changed = asyncio.Condition()
+        self._exits_pending: set[int] = set()
+        self._exits_seen = 0
+        self._idle_images: list[str] = []
+        self._closing = False
+        self._generation = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- reading -------------------------------------------------------------------------------------------------
+
+    async def containers(self) -> list[ContainerState]:
+        """Every known container, oldest first."""
+        return sorted(self._states.values(), key=lambda state: state.created_ns)
+
+    async def inspect(self, name: str) -> ContainerState:
+        """One container with the current counters of its image.
+
+        Raises:
+            NoSuchContainer: it is not known here.
+        """
+        state = self._get(name)
+        if state.image is None or state.status == "exited":
+            return state
+        return self._with_counters(state, await self._images.status(state.image.digest))
+
+    async def wait(self, name: str, *, timeout_s: float) -> ContainerState:
+        """The container as it is when it has ended, or after `timeout_s` seconds."""
+        await self._wait_until(lambda: self._get(name).status == "exited", timeout_s=timeout_s)
+        return self._get(name)
+
+    async def wait_exec(self, name: str, number: str, *, timeout_s: float) -> ExecState:
+        """The exec as it is when it has ended, or after `timeout_s` seconds."""
+        await self._wait_until(lambda: not self.get_exec(name, number).running, timeout_s=timeout_s)
+        return self.get_exec(name, number)
+
+    async def _wait_until(self, condition: Callable[[], bool], *, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s), self._changed:
+                await self._changed.wait_for(condition)
+        except TimeoutError:
+            return
+
+    def _get(self, name: str) -> ContainerState:
+        try:
+            return self._states[name]
+        except KeyError:
+            raise NoSuchContainer(
+                f"there is no container {name!r}", hint="zos ps lists those there are", name=name
+            ) from None
+
+    def get_exec(self, name: str, number: str) -> ExecState:
+        """One exec by its number as it stands in a path.
+
+        Raises:
+            NoSuchContainer, NoSuchExec: unknown.
+        """
+        for known in self._get(name).execs:
+            if str(known.id) == number:
+                return known
+        raise NoSuchExec(f"container {name!r} has no exec {number}", name=name, number=number)
+
+    def _with_counters(self, state: ContainerState, status: BlockStatus | None) -> ContainerState:
+        if status is None or state.image is None:
+            return state
+        image = msgspec.structs.replace(
+            state.image,
+            units_present=status.units_present,
+            bytes_fetched=status.bytes_fetched,
+            requests=status.requests,
+            read_errors=status.errors,
+        )
+        return msgspec.structs.replace(state, image=image)
+
+    # --- starting ------------------------------------------------------------------------------------------------
+
+    async def run(self, request: RunRequest, *, owner_uid: int) -> ContainerState:
+        """Create and start a container; returns when its program runs.
+
+        Raises:
+            ContainerExists: the name is taken by another request's container.
+            CommandNotFound, CommandNotExecutable, LaunchFailed: the launch failed; nothing of it is left.
+            ZosError: whatever the image, the limits or the network raise; nothing is left either.
+        """
+        if self._closing:
+            raise ContainerBusy("the node is going down", hint="zos up starts it again")
+        ports = [parse_published(text) for text in request.ports]
+        known = self._states.get(request.name)
+        if known is not None and known.request.request_id != request.request_id:
+            raise ContainerExists(
+                f"there is already a container {request.name!r}",
+                hint=f"zos rm {request.name} removes it, or choose another --name",
+                name=request.name,
+            )
+        task = self._starting.get(request.name)
+        if known is not None and task is None and known.failure is None:
+            return known
+        if task is None:
+            state = ContainerState(
+                name=request.name,
+                owner_uid=owner_uid,
+                request=request,
+                status="starting",
+                generation=self._next_generation(),
+                created_ns=self._clock_ns(),
+            )
+            self._states[request.name] = state
+            task = self._group.create_task(
+                self._start(state, ports), name=f"start {request.name}"
+            )
+            self._starting[request.name] = task
+        # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise ContainerNotRunning(f"the start of {request.name!r} was called off", name=request.name)
+        outcome = task.result()
+        if isinstance(outcome, ZosError):
+            raise outcome
+        return outcome
+
+    async def _start(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState | ZosError:
+        """Run every step of a start; on any failure undo all of them and forget the container."""
+        name = state.name
+        try:
+            async with self._lock(name):
+                try:
+                    await self._registry.save(state)
+                    return await self._start_steps(state, ports)
+                except BaseException:
+                    await asyncio.shield(self._discard(name))
+                    raise
+        except ZosError as error:
+            return error
+        except ExceptionGroup as failures:
+            log.exception("start of %s failed", name)
+            return LaunchFailed(f"the start failed: {failures}", name=name)
+        except (OSError, TimeoutError, ValueError) as error:
+            log.exception("start of %s failed", name)
+            return LaunchFailed(f"the start failed: {error}", name=name)
+        finally:
+            self._starting.pop(name, None)
+            await self._notify()
+
+    async def _start_steps(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState:
+        name, request = state.name, state.request
+        image = await self._resolve(request.image)
+        machine = platform.machine()
+        if image.manifest.architecture != machine:
+            raise ImageArchitecture(
+                f"the image {image.manifest.name} is for {image.manifest.architecture}, this machine is {machine}",
+                hint="build it from a tree for this architecture, or run it on a node that has it",
+                image=image.digest.hex(),
+            )
+        mounted = await self._images.ensure(image, image_sources(request.image.store), forced=request.image.provider)
+        self._use_image(mounted.digest)
+        state = await self._save(state, image=_image_state(mounted, image, request.image.store))
+
+        resources = request.resources
+        cgroup = await self._cgroups.create(
+            name,
+            Limits(memory_bytes=resources.memory_bytes, cpu_milli=resources.cpus_milli, pids=resources.pids),
+        )
+        state = await self._save(
+            state,
+            cgroup=str(cgroup.path),
+            limits=[
+                LimitRecord(
+                    name=limit.name,
+                    requested=str(limit.requested),
+                    enforced=None if limit.enforced is None else str(limit.enforced),
+                    reason=limit.reason,
+                )
+                for limit in cgroup.limits
+            ],
+        )
+
+        state = await self._save(state, network=await self._connect(name, ports))
+        launch = plan_launch(
+            request,
+            generation=state.generation,
+            image=mounted.digest,
+            upper=f"containers/{name}/upper",
+            work=f"containers/{name}/work",
+            netns=name,
+            cgroup=str(cgroup.path),
+        )
+        await self._make_layers(name)
+        pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name)
+        await self._attach_log(name)
+        return await self._save(state, status="running", pid=pid, started_ns=self._clock_ns())
+
+    async def _connect(self, name: str, ports: list[PublishedPort]) -> NetworkState:
+        """Give the container its namespace, its link and its published ports."""
+        _, descriptors = await self._programs.spawn.request(
+            "netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+        )
+        with _closing(descriptors):
+            attachment = await self._network.attach(name, descriptors[0], descriptors[1])
+        published = []
+        for number, port in enumerate(ports):
+            target = port.connect(attachment.address)
+            bound, _ = await self._programs.forward.request(
+                "add",
+                AddPort(name=f"{name}/{number}", listen=port.listen, connect=target),
+                reply=Added,
+                timeout_s=REQUEST_TIMEOUT_S,
+            )
+            published.append(PortState(listen=bound.listen, connect=target))
+        return NetworkState(
+            address=str(attachment.address),
+            gateway=str(attachment.host_address),
+            link=attachment.link,
+            ports=published,
+            missing=[limitation.text for limitation in limitations()],
+        )
+
+    async def _make_layers(self, name: str) -> None:
+        """Make the directories of the writable layer; only root may pass through their parent."""
+
+        def make() -> None:
+            directory = self._state_dir / "containers" / name
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for layer in ("upper", "work"):
+                (directory / layer).mkdir(mode=0o755, exist_ok=True)
+
+        await asyncio.to_thread(make)
+
+    async def _spawn_process(self, operation: str, body: Document, command: str, name: str) -> int:
+        """Ask spawn for a process and turn its refusal into the error a user knows."""
+        try:
+            launched, descriptors = await self._programs.spawn.request(
+                operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S
+            )
+        except RemoteError as error:
+            if error.remote_code == "spawn.not-found":
+                raise CommandNotFound(
+                    f"the image has no command {command!r}",
+                    hint="give a command after -- that exists in the image",
+                    name=name,
+                ) from error
+            if error.remote_code == "spawn.not-executable":
+                raise CommandNotExecutable(
+                    f"{command!r} cannot be executed: {error}", hint=error.hint, name=name
+                ) from error
+            raise LaunchFailed(
+                f"{operation} of {name!r} failed: {error}",
+                hint=error.hint,
+                name=name,
+                step=error.step,
+                errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
+            ) from error
+        with _closing(descriptors):
+            return launched.pid
+
+    async def _attach_log(self, name: str) -> None:
+        await self._programs.logd.request(
+            "attach",
+            Attach(name=name, file_bytes_max=LOG_FILE_BYTES_MAX, files_max=LOG_FILES_MAX),
+            reply=Nothing,
+            timeout_s=REQUEST_TIMEOUT_S,
+        )
+
+    async def exec(self, name: str, request: ExecRequest) -> ExecState:
+        """Run one more program in a running container.
+
+        Raises:
+            ContainerNotRunning: it has ended, or has not begun.
+            CommandNotFound, CommandNotExecutable, LaunchFailed: the program did not start.
+        """
+        async with self._lock(name):
+            state = self._get(name)
+            for known in state.execs:
+                if known.request_id == request.request_id:
+                    return known
+            if state.status != "running" or state.cgroup is None:
+                raise ContainerNotRunning(f"container {name!r} is {state.status}, not running", name=name)
+            number = state.next_exec
+            process = f"{name}/exec-{number}"
+            started = ExecState(
+                id=number, request_id=request.request_id, generation=state.generation, args=request.args
+            )
+            plan = plan_exec(state.request, request, name=process, generation=state.generation, cgroup=state.cgroup)
+            state = await self._save(state, execs=[*state.execs, started], next_exec=number + 1)
+            try:
+                pid = await self._spawn_process("exec", plan, request.args[0], name)
+            except ZosError:
+                await self._save(state, execs=[known for known in state.execs if known.id != number])
+                raise
+            await self._attach_log(process)
+            started = msgspec.structs.replace(started, pid=pid)
+            await self._save_exec(name, started)
+            await self._prune_execs(name)
+            return started
+
+    # --- ending --------------------------------------------------------------------------------------------------
+
+    async def signal(self, name: str, number: int) -> None:
+        """Send a signal to a container's program; one that has ended is no error."""
+        state = self._get(name)
+        if state.status not in ("running", "stopping"):
+            raise ContainerNotRunning(f"container {name!r} is {state.status}, not running", name=name)
+        await self._kill(name, number)
+
+    async def stop(self, name: str, *, grace_s: float) -> ContainerState:
+        """SIGTERM, `grace_s` seconds, then cgroup.kill; returns when it has ended. Ended already is no error."""
+        async with self._lock(name):
+            state = self._get(name)
+            if state.status == "running":
+                await self._save(state, status="stopping")
+                await self._kill(name, signal.SIGTERM)
+        state = await self.wait(name, timeout_s=grace_s)
+        return state if state.status == "exited" else await self._end(name)
+
+    async def _end(self, name: str) -> ContainerState:
+        """Kill everything in the container's cgroup and wait until its exit has been seen."""
+        state = self._get(name)
+        await self._kill(name, signal.SIGKILL)
+        await self._cgroups.group(name).kill()
+        state = await self.wait(name, timeout_s=KILL_TIMEOUT_S)
+        if state.status != "exited":
+            raise LaunchFailed(
+                f"container {name!r} did not end within {KILL_TIMEOUT_S:.0f} s of being killed",
+                hint="a process may be stuck in the kernel; zos inspect shows its cgroup",
+                name=name,
+            )
+        return state
+
+    async def remove(self, name: str, *, force: bool) -> None:
+        """Forget a container: its writable layer, its output, its document.
+
+        `force` ends it first, or calls off its start.
+
+        Raises:
+            ContainerBusy: it runs and `force` was not given.
+        """
+        state = self._get(name)
+        if state.status != "exited" and not force:
+            raise ContainerBusy(
+                f"container {name!r} is {state.status}", hint=f"zos stop {name} first, or zos rm --force", name=name
+            )
+        starting = self._starting.get(name)
+        if starting is not None:
+            starting.cancel()
+            await asyncio.wait([starting])
+        if name in self._states and self._states[name].status != "exited":
+            await self._end(name)
+        async with self._lock(name):
+            await self._discard(name)
+        await self._notify()
+
+    async def _kill(self, name: str, number: int) -> None:
+        try:
+            await self._programs.hold.request(
+                "kill", Kill(name=name, signal=number), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+            )
+        except RemoteError as error:
+            if error.remote_code not in ("hold.missing", "hold.no-such-child"):
+                raise
+
+    async def _release(self, name: str) -> None:
+        """Give back what a running container holds; by its name alone, so that it may be called again at any time."""
+        hold, forward = self._programs.hold, self._programs.forward
+        rules, _ = await hold.request(
+            "list", Prefix(prefix=f"rule/port/{name}/"), reply=Descriptors, timeout_s=REQUEST_TIMEOUT_S
+        )
+        for rule in rules.names:
+            await forward.request(
+                "remove", Named(name=rule.removeprefix("rule/port/")), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+            )
+        group = self._cgroups.group(name)
+        await group.kill()
+        await group.wait_empty()
+        await group.remove()
+        await self._network.detach(name)
+        await hold.request(
+            "drop",
+            Names(names=[f"netns/{name}", f"rtnl/{name}", f"pidfd/{name}"]),
+            reply=Dropped,
+            timeout_s=REQUEST_TIMEOUT_S,
+        )
+
+    async def _discard(self, name: str) -> None:
+        """Release a container and remove everything that was kept of it."""
+        await self._release(name)
+        state = self._states.get(name)
+        for known in state.execs if state is not None else []:
+            await self._remove_log(f"{name}/exec-{known.id}")
+        await self._remove_log(name)
+        await self._programs.spawn.request(
+            "remove", Remove(path=f"containers/{name}"), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+        )
+        await self._registry.delete(name)
+        self._states.pop(name, None)
+        await self._trim_images()
+
+    async def _remove_log(self, process: str) -> None:
+        await self._programs.logd.request("remove", Named(name=process), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+
+    # --- images that nothing uses --------------------------------------------------------------------------------
+
+    def _use_image(self, digest: str) -> None:
+        if digest in self._idle_images:
+            self._idle_images.remove(digest)
+
+    async def _trim_images(self) -> None:
+        """Keep the mounts of the images used last, release the others."""
+        used = {
+            state.image.digest
+            for state in self._states.values()
+            if state.image is not None and state.status != "exited"
+        }
+        for digest in await self._images.mounted():
+            if digest not in used and digest not in self._idle_images:
+                self._idle_images.append(digest)
+        self._idle_images = [digest for digest in self._idle_images if digest not in used]
+        while len(self._idle_images) > (0 if self._closing else IDLE_IMAGES_MAX):
+            await self._images.release(self._idle_images.pop(0))
+
+    # --- exits ---------------------------------------------------------------------------------------------------
+
+    def exited(self, record: ExitRecord) -> None:
+        """Take note of an exit that hold reports; each is handled once, in the order of its container's work."""
+        if record.seq <= self._exits_seen or record.seq in self._exits_pending:
+            return
+        self._exits_pending.add(record.seq)
+        self._background(self._handle_exit(record), f"exit {record.name}")
+
+    async def _handle_exit(self, record: ExitRecord) -> None:
+        name, _, exec_part = record.name.partition("/exec-")
+        async with self._lock(name):
+            state = self._states.get(name)
+            if state is not None and state.generation == record.generation:
+                if exec_part:
+                    await self._exec_ended(name, int(exec_part), record)
+                else:
+                    await self._container_ended(state, record)
+        self._exits_pending.discard(record.seq)
+        self._exits_seen = max(self._exits_seen, record.seq)
+        oldest = min(self._exits_pending, default=self._exits_seen + 1)
+        await self._programs.hold.request("ack", Seq(seq=oldest - 1), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        await self._notify()
+
+    async def _container_ended(self, state: ContainerState, record: ExitRecord) -> None:
+        """Keep the status first, then release; a kill in between is made good by `reconcile`."""
+        if state.image is not None:
+            state = self._with_counters(state, await self._images.status(state.image.digest))
+        await self._save(
+            state,
+            status="exited",
+            finished_ns=record.time_ns or self._clock_ns(),
+            pid=None,
+            exit_code=record.code,
+            exit_signal=record.signal,
+        )
+        await self._notify()
+        await self._release(state.name)
+        await self._trim_images()
+        if state.request.remove_on_exit:
+            self._background(self._remove_ended(state), f"remove {state.name}")
+
+    async def _remove_ended(self, state: ContainerState) -> None:
+        """Carry out --rm: at once, or when the follower that was to do it has not for a while."""
+        if state.request.attached:
+            await self._wait_until(lambda: state.name not in self._states, timeout_s=ATTACH_GRACE_S)
+        async with self._lock(state.name):
+            known = self._states.get(state.name)
+            if known is not None and known.generation == state.generation:
+                await self._discard(state.name)
+        await self._notify()
+
+    async def _exec_ended(self, name: str, number: int, record: ExitRecord) -> None:
+        for known in self._get(name).execs:
+            if known.id == number:
+                await self._save_exec(
+                    name,
+                    msgspec.structs.replace(
+                        known, running=False, pid=None, exit_code=record.code, exit_signal=record.signal
+                    ),
+                )
+        await self._programs.hold.request(
+            "drop", Names(names=[f"pidfd/{record.name}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
+        )
+
+    async def _save_exec(self, name: str, changed: ExecState) -> None:
+        state = self._get(name)
+        execs = [changed if known.id == changed.id else known for known in state.execs]
+        await self._save(state, execs=execs)
+
+    async def _prune_execs(self, name: str) -> None:
+        """Forget the oldest ended execs and their output."""
+        state = self._get(name)
+        ended = [known for known in state.execs if not known.running]
+        for known in ended[: max(0, len(ended) - EXECS_KEPT_MAX)]:
+            await self._remove_log(f"{name}/exec-{known.id}")
+            state = await self._save(state, execs=[other for other in state.execs if other.id != known.id])
+
+    def image_error(self, event: ErrorEvent) -> None:
+        """Keep with each container of the image why a read of it failed."""
+        line = f"{event.code}: {event.message}"
+        log.warning("image %s: %s", event.image, line)
+        for name, state in self._states.items():
+            if state.image is not None and state.image.digest == event.image and state.status != "exited":
+                events = [*state.events, line][-EVENTS_KEPT_MAX:]
+                self._states[name] = msgspec.structs.replace(state, events=events)
+
+    # --- restart and end of the supervisor -----------------------------------------------------------------------
+
+    async def reconcile(self) -> None:
+        """Bring documents, hold and the kernel together after a start of the supervisor.
+
+        What runs is adopted; what ended meanwhile is reported by its exit; what was being started is given up, to be
+        started again by whoever still asks; what nobody knows is ended and removed.
+        """
+        hold = self._programs.hold
+        self._states = await self._registry.load()
+        children, _ = await hold.request("children", Empty(), reply=Children, timeout_s=REQUEST_TIMEOUT_S)
+        exits, _ = await hold.request("exits", After(after=0), reply=Exits, timeout_s=REQUEST_TIMEOUT_S)
+        alive = {(child.name, child.generation): child.pid for child in children.children}
+        ended = {(record.name, record.generation) for record in exits.exits}
+        for name, state in list(self._states.items()):
+            if state.status == "exited":
+                continue
+            identity = (name, state.generation)
+            if state.status == "starting":
+                if identity in alive:
+                    await self._kill(name, signal.SIGKILL)
+                self._states[name] = await self._save(
+                    state,
+                    status="exited",
+                    failure=Failure(
+                        code="container.interrupted",
+                        message="the supervisor was restarted while the container was being started",
+                        hint="run it again",
+                    ),
+                )
+            elif identity in alive:
+                self._adopt(state)
+                await self._attach_log(name)
+            elif identity not in ended:
+                self._states[name] = await self._save(
+                    state, status="exited", exit_unknown=True, pid=None, finished_ns=self._clock_ns()
+                )
+            await self._adopt_execs(self._states[name], alive, ended)
+        for (name, generation), _pid in alive.items():
+            state_of = self._states.get(name.partition("/")[0])
+            if state_of is None or state_of.generation != generation:
+                await self._kill(name, signal.SIGKILL)
+        running = [name for name, state in self._states.items() if state.status != "exited"]
+        for name, state in self._states.items():
+            if state.status == "exited":
+                await self._release(name)
+        await self._cgroups.reconcile(running)
+        await self._network.reconcile(running)
+        for record in exits.exits:
+            self.exited(record)
+        for state in list(self._states.values()):
+            if state.status == "exited" and state.request.remove_on_exit and state.failure is None:
+                self._background(self._remove_ended(state), f"remove {state.name}")
+        await self._trim_images()
+
+    def _adopt(self, state: ContainerState) -> None:
+        if state.image is not None:
+            self._images.adopt(
+                MountedImage(
+                    digest=state.image.digest,
+                    provider=state.image.provider,
+                    reason=state.image.reason,
+                    size_bytes=state.image.size_bytes,
+                    units=state.image.units,
+                )
+            )
+
+    async def _adopt_execs(
+        self, state: ContainerState, alive: Mapping[tuple[str, int], int], ended: set[tuple[str, int]]
+    ) -> None:
+        for known in state.execs:
+            identity = (f"{state.name}/exec-{known.id}", known.generation)
+            if not known.running or identity in ended:
+                continue
+            if identity in alive:
+                await self._attach_log(identity[0])
+            else:
+                await self._save_exec(state.name, msgspec.structs.replace(known, running=False, pid=None))
+
+    async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
+        """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
+        self._closing = True
+        for task in list(self._starting.values()):
+            task.cancel()
+        async with asyncio.TaskGroup() as group:
+            for name, state in list(self._states.items()):
+                if state.status in ("running", "stopping"):
+                    group.create_task(self.stop(name, grace_s=grace_s), name=f"stop {name}")
+        await self._trim_images()
+
+    # --- small things --------------------------------------------------------------------------------------------
+
+    def abandon(self) -> None:
+        """Give up everything that is under way; the next supervisor's `reconcile` takes it up."""
+        for task in [*self._tasks, *self._starting.values()]:
+            task.cancel()
+
+    def _background(self, work: Coroutine[None, None, None], name: str) -> None:
+        task = self._group.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _next_generation(self) -> int:
+        """A number that no launch on this machine has had, so that an old exit is never taken for a new one's."""
+        self._generation = max(self._generation + 1, self._clock_ns())
+        return self._generation
+
+    def _lock(self, name: str) -> asyncio.Lock:
+        return self._locks.setdefault(name, asyncio.Lock())
+
+    async def _save(self, state: ContainerState, **changes: object) -> ContainerState:
+        changed = msgspec.structs.replace(self._states.get(state.name, state), **changes)
+        self._states[state.name] = changed
+        await self._registry.save(changed)
+        return changed
+
+    async def _notify(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+
+@contextmanager
+def _closing(descriptors: list[int]) -> Iterator[None]:
+    """Close descriptors that came with a reply when the block ends."""
+    try:
+        yield
+    finally:
+        for descriptor in descriptors:
+            os.close(descriptor)
+
+
+def _image_state(mounted: MountedImage, image: SignedManifest, store: str) -> ImageState:
+    return ImageState(
+        digest=mounted.digest,
+        name=image.manifest.name,
+        store=store,
+        provider=mounted.provider,
+        reason=mounted.reason,
+        size_bytes=mounted.size_bytes,
+        units=mounted.units,
+    )
