@@ -39,20 +39,23 @@ const PIDFD_GET_INFO: libc::c_ulong = 0xc040_ff0b;
 const PIDFD_INFO_EXIT: u64 = 1 << 3;
 const _: () = assert!(size_of::<Info>() == 64);
 
-/// How a process ended that somebody else has reaped: Linux 6.15 knows, `None` otherwise.
-pub fn exit_status(pidfd: impl AsFd) -> Option<Status> {
+/// How a process ended that somebody else reaps. `None`: it has not been reaped yet. An error where the kernel cannot
+/// say: ENOTTY before 6.13, ESRCH (it has been reaped) before 6.15.
+pub fn exit_status(pidfd: impl AsFd) -> io::Result<Option<Status>> {
     let mut info = Info {
         mask: PIDFD_INFO_EXIT,
         ..Info::default()
     };
     // SAFETY: the request's number says 64 bytes, which is the size of `info`, all of them plain integers.
     let result = unsafe { libc::ioctl(pidfd.as_fd().as_raw_fd(), PIDFD_GET_INFO, &mut info) };
-    if result < 0 || info.mask & PIDFD_INFO_EXIT == 0 {
-        return None;
+    if result < 0 {
+        return Err(io::Error::last_os_error());
     }
-    let code = info.exit_code;
-    Some(match code & 0x7f {
-        0 => Status::Exited((code >> 8) & 0xff),
+    if info.mask & PIDFD_INFO_EXIT == 0 {
+        return Ok(None);
+    }
+    Ok(Some(match info.exit_code & 0x7f {
+        0 => Status::Exited((info.exit_code >> 8) & 0xff),
         signal => Status::Signaled(signal),
-    })
+    }))
 }

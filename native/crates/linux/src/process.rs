@@ -26,7 +26,7 @@ pub struct Start<'a> {
     pub fds: &'a [BorrowedFd<'a>],
 }
 
-/// Start a program in its own session, with default signals and none blocked. `(pid, pidfd)`.
+/// Start a program in its own session, with default signals, none of them blocked, and umask 022. `(pid, pidfd)`.
 ///
 /// Returns when the program runs: the error of a failed execve is that of this function, and no child is left.
 /// For a process with one thread (the child of fork may only make system calls otherwise; it does no more anyway).
@@ -101,6 +101,7 @@ fn child(
     // their strings outlive this function, which ends in execve or in the caller's _exit.
     unsafe {
         libc::setsid();
+        libc::umask(0o022);
         for signal in 1..=64 {
             libc::signal(signal, libc::SIG_DFL);
         }

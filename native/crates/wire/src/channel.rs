@@ -21,11 +21,10 @@ use crate::codec::{HEADER_LEN, VERSION};
 pub const INLINE_MAX: usize = 131_072;
 /// Bytes of the largest map (FRAME-2).
 pub const MAP_MAX: usize = 16 * 1024 * 1024;
-/// Descriptors of one message, the memfd of a large map not counted (FRAME-3).
+/// Descriptors of one frame, the memfd of a large map among them (FRAME-3).
 pub const DESCRIPTORS_MAX: usize = 64;
 
-/// Room for the memfd and the message's own descriptors.
-const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX + 1));
+const CONTROL_SPACE: usize = rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX));
 const SEALS: SealFlags = SealFlags::WRITE
     .union(SealFlags::SHRINK)
     .union(SealFlags::GROW)
@@ -101,7 +100,8 @@ impl Channel {
         if map.is_empty() || map.len() > MAP_MAX {
             return Err(invalid("a map has 1 byte to 16 MiB"));
         }
-        if fds.len() > DESCRIPTORS_MAX {
+        let count = fds.len() + usize::from(map.len() > INLINE_MAX);
+        if count > DESCRIPTORS_MAX {
             return Err(invalid("a frame carries at most 64 descriptors"));
         }
         let mut header = [0; HEADER_LEN];
@@ -218,6 +218,10 @@ fn retry<T>(mut call: impl FnMut() -> Result<T, Errno>) -> io::Result<T> {
 
 /// Split a datagram and its descriptors into map and the message's own descriptors (FRAME-1, FRAME-2).
 fn unpack(mut datagram: Vec<u8>, mut fds: Vec<OwnedFd>) -> io::Result<Received> {
+    // The kernel rounds the room for them up.
+    if fds.len() > DESCRIPTORS_MAX {
+        return Err(invalid("a frame carries at most 64 descriptors"));
+    }
     let Some((header, rest)) = datagram.split_first_chunk::<HEADER_LEN>() else {
         return Err(invalid("a frame shorter than its header"));
     };
@@ -241,9 +245,6 @@ fn unpack(mut datagram: Vec<u8>, mut fds: Vec<OwnedFd>) -> io::Result<Received> 
         datagram.drain(..HEADER_LEN);
         datagram
     };
-    if fds.len() > DESCRIPTORS_MAX {
-        return Err(invalid("a frame carries at most 64 descriptors"));
-    }
     Ok(Received { map, fds })
 }
 
@@ -326,11 +327,12 @@ mod tests {
     }
 
     #[test]
-    fn sixty_four_descriptors_beside_a_memfd() {
+    fn sixty_four_descriptors_with_the_memfd() {
         let (a, b) = Channel::pair().unwrap();
         let map = vec![1; INLINE_MAX + 1];
-        a.send(&map, &[a.as_fd(); DESCRIPTORS_MAX]).unwrap();
-        assert_eq!(b.recv().unwrap().unwrap().fds.len(), DESCRIPTORS_MAX);
+        assert!(a.send(&map, &[a.as_fd(); DESCRIPTORS_MAX]).is_err());
+        a.send(&map, &[a.as_fd(); DESCRIPTORS_MAX - 1]).unwrap();
+        assert_eq!(b.recv().unwrap().unwrap().fds.len(), DESCRIPTORS_MAX - 1);
     }
 
     #[test]

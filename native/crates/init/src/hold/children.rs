@@ -1,0 +1,242 @@
+//! Registered children and their exits: each exit exactly once. Pure bookkeeping.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+
+use linux::wait::Status;
+use wire::hold::{Child, Exit, EXITS_REPLY_MAX};
+use wire::WireError;
+
+use super::store::Shared;
+
+/// Exits that nobody has acknowledged, and children that will become such.
+const EXITS_MAX: usize = 65_536;
+/// Ended processes that nobody has registered (yet). Between clone and register lies a millisecond.
+const STRANGERS_MAX: usize = 1_024;
+
+/// A registered child that has not ended.
+#[derive(Debug)]
+pub struct Registered {
+    /// What `children` reports.
+    pub child: Child,
+    /// Shared with the store's `pidfd/<name>`.
+    pub pidfd: Shared,
+}
+
+/// An end that was seen before its process had a name.
+#[derive(Debug)]
+struct Stranger {
+    pid: i32,
+    status: Status,
+    time_ns: u64,
+}
+
+/// The record of all children.
+#[derive(Debug, Default)]
+pub struct Children {
+    by_name: BTreeMap<String, Registered>,
+    names: HashMap<i32, String>,
+    strangers: VecDeque<Stranger>,
+    exits: VecDeque<Exit>,
+    last_seq: u64,
+}
+
+impl Children {
+    /// Whether a child with this name and process id could be registered.
+    pub fn check_new(&self, name: &str, pid: i32) -> Result<(), WireError> {
+        if let Some(known) = self.by_name.get(name) {
+            let child = &known.child;
+            let message = format!(
+                "{name} runs as generation {}, pid {}",
+                child.generation, child.pid
+            );
+            return Err(WireError::new("hold.exists", message));
+        }
+        if let Some(name) = self.names.get(&pid) {
+            return Err(WireError::new(
+                "hold.exists",
+                format!("pid {pid} is {name}"),
+            ));
+        }
+        if self.exits.len() + self.by_name.len() >= EXITS_MAX {
+            let hint = "acknowledge exits";
+            return Err(
+                WireError::new("hold.full", "too many exits that nobody has acknowledged")
+                    .with_hint(hint),
+            );
+        }
+        Ok(())
+    }
+
+    /// Whether the end of this process is waiting for its name.
+    pub fn has_stranger(&self, pid: i32) -> bool {
+        self.strangers.iter().any(|stranger| stranger.pid == pid)
+    }
+
+    /// Add a child that [`Children::check_new`] accepted.
+    pub fn add(&mut self, child: Child, pidfd: Shared) {
+        self.names.insert(child.pid, child.name.clone());
+        self.by_name
+            .insert(child.name.clone(), Registered { child, pidfd });
+    }
+
+    /// The end of a stranger that now has a name: its exit.
+    pub fn adopt(&mut self, pid: i32) -> Option<(Exit, Shared)> {
+        // The newest, should the number have been used twice.
+        let at = self
+            .strangers
+            .iter()
+            .rposition(|stranger| stranger.pid == pid)?;
+        let stranger = self.strangers.remove(at)?;
+        self.ended(pid, Some(stranger.status), stranger.time_ns)
+    }
+
+    /// A process has ended (`None`: nobody knows how). Its exit and its pidfd if it is registered; else remembered.
+    pub fn ended(
+        &mut self,
+        pid: i32,
+        status: Option<Status>,
+        time_ns: u64,
+    ) -> Option<(Exit, Shared)> {
+        let Some(name) = self.names.remove(&pid) else {
+            if let Some(status) = status {
+                if self.strangers.len() == STRANGERS_MAX {
+                    self.strangers.pop_front();
+                }
+                self.strangers.push_back(Stranger {
+                    pid,
+                    status,
+                    time_ns,
+                });
+            }
+            return None;
+        };
+        let Registered { child, pidfd } = self.by_name.remove(&name)?;
+        self.last_seq += 1;
+        let (code, signal) = match status {
+            Some(Status::Exited(code)) => (Some(code), None),
+            Some(Status::Signaled(signal)) => (None, Some(signal)),
+            None => (None, None),
+        };
+        let exit = Exit {
+            seq: self.last_seq,
+            name,
+            generation: child.generation,
+            pid,
+            code,
+            signal,
+            time_ns,
+        };
+        self.exits.push_back(exit.clone());
+        Some((exit, pidfd))
+    }
+
+    /// Exits with a greater `seq`, the first [`EXITS_REPLY_MAX`].
+    pub fn exits(&self, after: u64) -> Vec<Exit> {
+        let from = self.exits.partition_point(|exit| exit.seq <= after);
+        self.exits
+            .iter()
+            .skip(from)
+            .take(EXITS_REPLY_MAX)
+            .cloned()
+            .collect()
+    }
+
+    /// Forget exits up to and including `seq`.
+    pub fn acknowledge(&mut self, seq: u64) {
+        let until = self.exits.partition_point(|exit| exit.seq <= seq);
+        self.exits.drain(..until);
+    }
+
+    /// A registered child.
+    pub fn get(&self, name: &str) -> Option<&Registered> {
+        self.by_name.get(name)
+    }
+
+    /// All registered children in the order of their names.
+    pub fn iter(&self) -> impl Iterator<Item = &Registered> {
+        self.by_name.values()
+    }
+
+    /// How many are registered.
+    pub fn len(&self) -> usize {
+        self.by_name.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::rc::Rc;
+
+    fn fd() -> Shared {
+        Rc::new(linux::memfd::sealed("t", b"").unwrap())
+    }
+
+    fn child(name: &str, pid: i32) -> Child {
+        Child {
+            name: name.into(),
+            generation: 3,
+            pid,
+            start_ns: 1,
+        }
+    }
+
+    #[test]
+    fn an_exit_is_reported_once_until_acknowledged() {
+        let mut children = Children::default();
+        let pidfd = fd();
+        children.check_new("a", 10).unwrap();
+        children.add(child("a", 10), pidfd.clone());
+        assert!(Rc::ptr_eq(&children.get("a").unwrap().pidfd, &pidfd));
+        assert_eq!(children.check_new("a", 11).unwrap_err().code, "hold.exists");
+        assert_eq!(children.check_new("b", 10).unwrap_err().code, "hold.exists");
+        let (exit, _) = children.ended(10, Some(Status::Exited(5)), 99).unwrap();
+        assert_eq!(
+            (exit.seq, exit.code, exit.signal, exit.generation),
+            (1, Some(5), None, 3)
+        );
+        assert!(
+            children.ended(10, Some(Status::Exited(5)), 99).is_none(),
+            "the pid is a stranger's now"
+        );
+        assert_eq!(children.exits(0), [exit]);
+        assert!(children.exits(1).is_empty());
+        children.acknowledge(0);
+        assert_eq!(children.exits(0).len(), 1);
+        children.acknowledge(u64::MAX);
+        assert!(children.exits(0).is_empty());
+    }
+
+    #[test]
+    fn a_child_that_ends_before_it_has_a_name() {
+        let mut children = Children::default();
+        assert!(children.ended(10, Some(Status::Signaled(9)), 98).is_none());
+        assert!(children.has_stranger(10));
+        children.add(child("a", 10), fd());
+        let (exit, _) = children.adopt(10).unwrap();
+        assert_eq!((exit.signal, exit.time_ns), (Some(9), 98));
+        assert!(!children.has_stranger(10));
+        assert_eq!(children.len(), 0);
+    }
+
+    #[test]
+    fn strangers_and_replies_are_bounded() {
+        let mut children = Children::default();
+        for pid in 1..=STRANGERS_MAX as i32 + 1 {
+            children.ended(pid, Some(Status::Exited(0)), 0);
+        }
+        assert!(!children.has_stranger(1));
+        assert!(children.has_stranger(2));
+        for pid in 1..=EXITS_MAX as i32 {
+            children.check_new("a", pid).unwrap();
+            children.add(child("a", pid), fd());
+            children.ended(pid, None, 0);
+        }
+        assert_eq!(children.check_new("a", 1).unwrap_err().code, "hold.full");
+        let exits = children.exits(10);
+        assert_eq!(
+            (exits.len(), exits[0].seq, exits[0].code),
+            (EXITS_REPLY_MAX, 11, None)
+        );
+    }
+}

@@ -1,0 +1,199 @@
+//! The run directory: the instance lock and the listening sockets (HOLD-TAKEOVER).
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::table::LOCK_FILE;
+
+/// Connections that wait while a service is away; more wait in connect(2).
+const BACKLOG: i32 = 512;
+/// Other holds may remove the lock file while we open it; each time means that one of them has ended.
+const LOCK_TRIES: u32 = 16;
+
+/// The locked run directory; dropping it removes sockets and lock.
+#[derive(Debug)]
+pub struct RunDir {
+    path: PathBuf,
+    lock: File,
+    sockets: Vec<PathBuf>,
+}
+
+impl RunDir {
+    /// Check the directory and take its lock, which is held for life.
+    pub fn lock(path: &Path) -> Result<RunDir, String> {
+        let failed = |error: io::Error| format!("{}: {error}", path.display());
+        let meta = path.symlink_metadata().map_err(failed)?;
+        if !meta.is_dir()
+            || meta.mode() & 0o077 != 0
+            || meta.uid() != rustix::process::geteuid().as_raw()
+        {
+            return Err(format!(
+                "{} is not a directory of this user with mode 0700",
+                path.display()
+            ));
+        }
+        for _ in 0..LOCK_TRIES {
+            if let Some(lock) = try_lock(&path.join(LOCK_FILE))? {
+                return Ok(RunDir {
+                    path: path.to_owned(),
+                    lock,
+                    sockets: Vec::new(),
+                });
+            }
+        }
+        Err(format!(
+            "{}: the lock file is taken away again and again",
+            path.display()
+        ))
+    }
+
+    /// Listen at a file name of the directory; a socket file of a dead owner is replaced.
+    pub fn listen(&mut self, file: &str, stream: bool) -> Result<OwnedFd, String> {
+        let path = self.path.join(file);
+        let socket =
+            listen(&path, stream).map_err(|error| format!("{}: {error}", path.display()))?;
+        self.sockets.push(path);
+        Ok(socket)
+    }
+}
+
+impl Drop for RunDir {
+    fn drop(&mut self) {
+        for path in &self.sockets {
+            let _ = std::fs::remove_file(path);
+        }
+        // Last, and while it is still locked: whoever opens it now sees that it is not the file of that name.
+        let _ = std::fs::remove_file(self.path.join(LOCK_FILE));
+        let _ = rustix::fs::flock(&self.lock, FlockOperation::Unlock);
+    }
+}
+
+/// The locked lock file with our process id in it; `None` when its name went away meanwhile.
+fn try_lock(path: &Path) -> Result<Option<File>, String> {
+    let failed = |error: io::Error| format!("{}: {error}", path.display());
+    let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
+    let mut options = OpenOptions::new();
+    options
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags);
+    let mut lock = options.open(path).map_err(failed)?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => {
+            let owner = std::fs::read_to_string(path).unwrap_or_default();
+            return Err(format!(
+                "{} is held by process {}",
+                path.display(),
+                owner.trim()
+            ));
+        }
+        other => other.map_err(|error| failed(error.into()))?,
+    }
+    let ours = lock.metadata().map_err(failed)?;
+    match path.symlink_metadata() {
+        Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
+        _ => return Ok(None),
+    }
+    let pid = format!("{}\n", std::process::id());
+    lock.set_len(0)
+        .and_then(|()| lock.write_all(pid.as_bytes()))
+        .map_err(failed)?;
+    Ok(Some(lock))
+}
+
+fn listen(path: &Path, stream: bool) -> io::Result<OwnedFd> {
+    match path.symlink_metadata() {
+        Ok(meta) if meta.file_type().is_socket() => std::fs::remove_file(path)?,
+        Ok(_) => return Err(io::Error::other("exists and is no socket")),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let kind = if stream {
+        SocketType::STREAM
+    } else {
+        SocketType::SEQPACKET
+    };
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::CLOEXEC, None)?;
+    // The umask of hold makes it 0600 from the first moment; fchmod of a socket would change nothing on disk.
+    rustix::process::umask(Mode::from_raw_mode(0o177));
+    let bound = rustix::net::bind(&socket, &SocketAddrUnix::new(path)?);
+    rustix::process::umask(Mode::from_raw_mode(0o077));
+    bound?;
+    if let Err(error) = rustix::net::listen(&socket, BACKLOG) {
+        let _ = std::fs::remove_file(path);
+        return Err(error.into());
+    }
+    Ok(socket)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::DirBuilderExt;
+
+    fn directory(name: &str) -> PathBuf {
+        let path = std::env::temp_dir().join(format!("zos-hold-{name}-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&path);
+        std::fs::DirBuilder::new()
+            .mode(0o700)
+            .create(&path)
+            .unwrap();
+        path
+    }
+
+    #[test]
+    fn one_owner_and_nothing_left() {
+        let path = directory("owner");
+        let mut dir = RunDir::lock(&path).unwrap();
+        let refused = RunDir::lock(&path).unwrap_err();
+        assert!(
+            refused.contains(&format!("held by process {}", std::process::id())),
+            "{refused}"
+        );
+        dir.listen("a.sock", false).unwrap();
+        dir.listen("b.sock", true).unwrap();
+        let mode = path.join("a.sock").symlink_metadata().unwrap().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        drop(dir);
+        assert_eq!(std::fs::read_dir(&path).unwrap().count(), 0);
+        std::fs::remove_dir(&path).unwrap();
+    }
+
+    #[test]
+    fn stale_sockets_are_taken_over_and_files_are_not() {
+        let path = directory("stale");
+        let stale = listen(&path.join("a.sock"), false).unwrap();
+        drop(stale);
+        std::fs::write(path.join("b.sock"), b"precious").unwrap();
+        let mut dir = RunDir::lock(&path).unwrap();
+        dir.listen("a.sock", false).unwrap();
+        assert!(dir.listen("b.sock", false).is_err());
+        assert!(
+            dir.listen(&"c".repeat(120), false).is_err(),
+            "longer than a socket's address"
+        );
+        drop(dir);
+        assert_eq!(std::fs::read(path.join("b.sock")).unwrap(), b"precious");
+        std::fs::remove_dir_all(&path).unwrap();
+    }
+
+    #[test]
+    fn open_directories_are_refused() {
+        let path = directory("open");
+        let mode = Mode::from_raw_mode(0o755);
+        rustix::fs::chmod(&path, mode).unwrap();
+        assert!(RunDir::lock(&path).is_err());
+        std::fs::remove_dir(&path).unwrap();
+        assert!(RunDir::lock(&path).is_err());
+    }
+}

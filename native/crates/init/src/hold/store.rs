@@ -1,0 +1,237 @@
+//! Descriptors by name. Pure bookkeeping: nothing here makes a system call but the close of what is forgotten.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use wire::WireError;
+
+/// A descriptor that the store, a child's record and replies on their way share.
+pub type Shared = Rc<OwnedFd>;
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    names: BTreeMap<String, Shared>,
+    max: usize,
+}
+
+impl Store {
+    /// An empty store with room for `max` descriptors.
+    pub fn new(max: usize) -> Store {
+        Store {
+            names: BTreeMap::new(),
+            max,
+        }
+    }
+
+    /// How many descriptors fit.
+    pub fn max(&self) -> usize {
+        self.max
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.names.len()
+    }
+
+    /// Keep a descriptor. `elsewhere`: descriptors that count against the limit but are not in the store.
+    pub fn put(
+        &mut self,
+        name: &str,
+        fd: Shared,
+        replace: bool,
+        elsewhere: usize,
+    ) -> Result<(), WireError> {
+        check_name(name)?;
+        let exists = self.names.contains_key(name);
+        if exists && !replace {
+            return Err(WireError::new(
+                "hold.exists",
+                format!("{name} is kept already"),
+            ));
+        }
+        if !exists {
+            self.check_room(1, elsewhere)?;
+        }
+        self.names.insert(name.to_owned(), fd);
+        Ok(())
+    }
+
+    /// Keep all of them, replacing what had those names, or none.
+    pub fn put_all(
+        &mut self,
+        items: Vec<(String, Shared)>,
+        elsewhere: usize,
+    ) -> Result<(), WireError> {
+        let mut new = 0;
+        for (at, (name, _)) in items.iter().enumerate() {
+            check_name(name)?;
+            if items[..at].iter().any(|(other, _)| other == name) {
+                return Err(WireError::new(
+                    "hold.bad-name",
+                    format!("{name} stands twice"),
+                ));
+            }
+            new += usize::from(!self.names.contains_key(name));
+        }
+        self.check_room(new, elsewhere)?;
+        self.names.extend(items);
+        Ok(())
+    }
+
+    /// The descriptors of these names in this order, or the first missing name as an error.
+    pub fn get(&self, names: &[String]) -> Result<Vec<Shared>, WireError> {
+        let find = |name: &String| {
+            let missing = || {
+                WireError::new(
+                    "hold.missing",
+                    format!("nothing is kept as {}", shown(name)),
+                )
+            };
+            self.names.get(name).cloned().ok_or_else(missing)
+        };
+        names.iter().map(find).collect()
+    }
+
+    /// Names that begin with `prefix`, sorted.
+    pub fn list(&self, prefix: &str) -> Vec<String> {
+        let from_prefix = self.names.range::<str, _>((
+            std::ops::Bound::Included(prefix),
+            std::ops::Bound::Unbounded,
+        ));
+        from_prefix
+            .map(|(name, _)| name)
+            .take_while(|name| name.starts_with(prefix))
+            .cloned()
+            .collect()
+    }
+
+    /// Forget names; how many there were.
+    pub fn drop_names(&mut self, names: &[String]) -> usize {
+        names
+            .iter()
+            .filter(|name| self.names.remove(*name).is_some())
+            .count()
+    }
+
+    /// Forget `name` if it still is this very descriptor.
+    pub fn drop_exactly(&mut self, name: &str, fd: &Shared) {
+        if self
+            .names
+            .get(name)
+            .is_some_and(|kept| Rc::ptr_eq(kept, fd))
+        {
+            self.names.remove(name);
+        }
+    }
+
+    /// Forget everything.
+    pub fn clear(&mut self) {
+        self.names.clear();
+    }
+
+    fn check_room(&self, new: usize, elsewhere: usize) -> Result<(), WireError> {
+        if self.names.len() + elsewhere + new > self.max {
+            let message = format!(
+                "hold keeps {} descriptors and has room for no more",
+                self.names.len()
+            );
+            return Err(WireError::new("hold.full", message));
+        }
+        Ok(())
+    }
+}
+
+/// Whether hold takes this name: `[A-Za-z0-9_.+:/@-]{1,255}`.
+pub fn name_is_valid(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"_.+:/@-".contains(&byte);
+    (1..=255).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// `hold.bad-name` unless the name is valid.
+pub fn check_name(name: &str) -> Result<(), WireError> {
+    if name_is_valid(name) {
+        return Ok(());
+    }
+    let hint = "1 to 255 of the characters A-Z a-z 0-9 _ . + : / @ -";
+    Err(WireError::new("hold.bad-name", format!("{} is no name", shown(name))).with_hint(hint))
+}
+
+/// A peer's text, short and printable.
+pub fn shown(text: &str) -> String {
+    let short: String = text.chars().take(80).collect();
+    format!("{short:?}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fd() -> Shared {
+        Rc::new(linux::memfd::sealed("t", b"").unwrap())
+    }
+
+    fn code<T: std::fmt::Debug>(result: Result<T, WireError>) -> String {
+        result.unwrap_err().code
+    }
+
+    #[test]
+    fn put_get_list_drop() {
+        let mut store = Store::new(4);
+        for name in ["log/a/stdout", "log/b/stdout", "log"] {
+            store.put(name, fd(), false, 0).unwrap();
+        }
+        assert_eq!(store.list("log/"), ["log/a/stdout", "log/b/stdout"]);
+        assert_eq!(store.list("").len(), 3);
+        assert!(store.list("z").is_empty());
+        assert_eq!(code(store.put("log", fd(), false, 0)), "hold.exists");
+        store.put("log", fd(), true, 0).unwrap();
+        assert_eq!(code(store.get(&["log".into(), "x".into()])), "hold.missing");
+        assert_eq!(store.get(&["log".into(), "log".into()]).unwrap().len(), 2);
+        assert_eq!(
+            store.drop_names(&["log".into(), "log".into(), "y".into()]),
+            1
+        );
+    }
+
+    #[test]
+    fn all_or_none_and_the_limit() {
+        let mut store = Store::new(2);
+        store.put("a", fd(), false, 0).unwrap();
+        assert_eq!(code(store.put("b", fd(), false, 1)), "hold.full");
+        let items = |names: &[&str]| {
+            names
+                .iter()
+                .map(|name| ((*name).to_owned(), fd()))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(code(store.put_all(items(&["b", "c"]), 0)), "hold.full");
+        assert_eq!(code(store.put_all(items(&["b", "b"]), 0)), "hold.bad-name");
+        assert_eq!(code(store.put_all(items(&["b", ""]), 0)), "hold.bad-name");
+        assert_eq!(store.len(), 1);
+        store.put_all(items(&["a", "b"]), 0).unwrap();
+        store.put("b", fd(), true, 0).unwrap();
+        assert_eq!(store.len(), 2);
+    }
+
+    #[test]
+    fn exactly_this_descriptor() {
+        let mut store = Store::new(2);
+        let (old, new) = (fd(), fd());
+        store.put("a", new.clone(), false, 0).unwrap();
+        store.drop_exactly("a", &old);
+        assert_eq!(store.len(), 1);
+        store.drop_exactly("a", &new);
+        assert_eq!(store.len(), 0);
+    }
+
+    #[test]
+    fn names() {
+        assert!(name_is_valid("listen/port/web.1+a:b@c-d_e/0"));
+        assert!(name_is_valid(&"a".repeat(255)));
+        for bad in ["", "a b", "a\0", "ä", "a*", &"a".repeat(256)] {
+            assert!(!name_is_valid(bad), "{bad:?}");
+        }
+    }
+}
