@@ -12,7 +12,15 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("native", "zos_core", "flist", "chain_lite", "initramfs")
 PINNED = Path(__file__).with_name("public.json")
-INITS = sorted(path for part in PARTS for path in (ROOT / part).rglob("__init__.py") if "target" not in path.parts)
+SKIPPED = {"target", "build", "crates"}
+
+
+def modules(pattern: str) -> list[Path]:
+    found = [path for part in PARTS for path in (ROOT / part).rglob(pattern)]
+    return sorted(path for path in found if not SKIPPED & set(path.relative_to(ROOT).parts))
+
+
+INITS = modules("__init__.py")
 
 
 def name_of(path: Path) -> str:
@@ -38,11 +46,7 @@ def test_lint_packages_modules_name_their_surface() -> None:
     """Every module of ours says what is public in it."""
     silent = [
         str(path.relative_to(ROOT))
-        for part in PARTS
-        for path in (ROOT / part).rglob("*.py")
-        if not {"target", "build"} & set(path.parts)
-        and path.name not in {"__main__.py"}
-        and not path.name.startswith("build_")
-        and "__all__" not in path.read_text()
+        for path in modules("*.py")
+        if path.name != "__main__.py" and not path.name.startswith("build_") and "__all__" not in path.read_text()
     ]
     assert silent == []
