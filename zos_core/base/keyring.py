@@ -42,14 +42,14 @@ TRUSTED_FILE_BYTES_MAX = 1 << 20
 KEYS_PER_PUBLISHER_MAX = 16
 PUBLISHERS_MAX = 4096
 
-PUBLISHER_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+PUBLISHER_PATTERN = r"^[a-z0-9]([a-z0-9._-]{0,62}[a-z0-9])?\Z"
 Publisher = Annotated[str, msgspec.Meta(pattern=PUBLISHER_PATTERN)]
-KeyId = Annotated[str, msgspec.Meta(pattern=r"^ed25519:[0-9a-f]{64}$")]
+KeyId = Annotated[str, msgspec.Meta(pattern=r"^ed25519:[0-9a-f]{64}\Z")]
 
 
 class _KeyFile(Document, frozen=True, kw_only=True):
     version: Annotated[int, msgspec.Meta(ge=1, le=1)]
-    kind: Annotated[str, msgspec.Meta(pattern="^ed25519$")]
+    kind: Annotated[str, msgspec.Meta(pattern=r"^ed25519\Z")]
     seed: Annotated[bytes, msgspec.Meta(min_length=KEY_BYTES, max_length=KEY_BYTES)]
     publisher: Publisher
 
@@ -194,5 +194,5 @@ class Keyring:
 
 
 def _publisher_from(login: str) -> str:
-    name = re.sub(r"[^a-z0-9._-]", "-", login.lower())[:64].lstrip("._-")
+    name = re.sub(r"[^a-z0-9._-]", "-", login.lower())[:64].strip("._-")
     return name or "self"

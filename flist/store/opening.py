@@ -1,0 +1,47 @@
+"""From what a person or a plan says to a store."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from flist.store.directory import DirectoryStore
+from flist.store.errors import StoreUnavailable
+from flist.store.http import HttpStore
+from flist.store.protocol import Store
+from flist.store.tiered import TieredStore
+from zos_core.base.paths import account
+from zos_core.base.programs import Source
+
+__all__ = ["open_sources", "open_store"]
+
+
+def open_store(where: str | None) -> Store:
+    """The store at a directory or an http(s) URL, or the default one of this user; use it with `async with`.
+
+    What is written into a directory belongs to the calling user, also under sudo.
+    """
+    if where is not None and where.startswith(("http://", "https://")):
+        return HttpStore(where)
+    user = account()
+    root = user.data_dir / "store" if where is None else Path(where).absolute()
+    return DirectoryStore(root, owner=user.owner)
+
+
+def open_sources(sources: Sequence[Source]) -> Store:
+    """The sources of a plan, in order, as one store.
+
+    Raises:
+        StoreUnavailable: there is none.
+    """
+    if not sources:
+        raise StoreUnavailable("no store to read from", hint="--store says which")
+    return TieredStore([_open_source(source) for source in sources])
+
+
+def _open_source(source: Source) -> Store:
+    if source.kind == "http" and source.url is not None:
+        return HttpStore(source.url)
+    if source.kind == "dir" and source.path is not None:
+        return DirectoryStore(Path(source.path))
+    raise StoreUnavailable("a source without an address")

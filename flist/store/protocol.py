@@ -1,0 +1,67 @@
+"""What every store can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import Protocol, Self
+
+__all__ = ["Store"]
+
+
+class Store(Protocol):
+    """Objects by path (`paths.check_path`). An async context manager: a store may hold connections."""
+
+    @property
+    def name(self) -> str:
+        """The store for people: its directory or URL."""
+
+    @property
+    def scratch(self) -> Path | None:
+        """A directory from which `put_file` is a rename; None where there is none."""
+
+    async def has(self, path: str) -> bool:
+        """Whether the object is there.
+
+        Raises:
+            StoreUnavailable: the store cannot be asked.
+        """
+
+    async def get(self, path: str, *, limit: int | None = None) -> bytes:
+        """The whole object.
+
+        Args:
+            path: of the object.
+            limit: bytes that the caller can take; by default what an object of this kind can have.
+
+        Raises:
+            ObjectMissing: it is not there.
+            ObjectInvalid: it is longer than `limit`.
+            StoreUnavailable: the store cannot be read, or is too slow.
+        """
+
+    async def get_range(self, path: str, start: int, length: int) -> bytes:
+        """Exactly `length` bytes of the object from `start` on.
+
+        Raises:
+            ObjectMissing, StoreUnavailable: as `get`.
+            ObjectInvalid: the object ends before.
+        """
+
+    async def put(self, path: str, data: bytes) -> None:
+        """Write an object, durable and visible at once or not at all.
+
+        Raises:
+            StoreReadOnly, StoreUnavailable: it could not be written.
+        """
+
+    async def put_file(self, path: str, source: Path) -> None:
+        """The same from a finished and synced file, which is gone afterwards."""
+
+    async def __aenter__(self) -> Self:
+        """Begin to use the store."""
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close what was opened."""
