@@ -71,7 +71,11 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     let mut args = CloneArgs {
         flags: flags | PIDFD,
         pidfd: &raw mut pidfd as u64,
-        exit_signal: if flags & PARENT == 0 { libc::SIGCHLD as u64 } else { 0 },
+        exit_signal: if flags & PARENT == 0 {
+            libc::SIGCHLD as u64
+        } else {
+            0
+        },
         ..CloneArgs::default()
     };
     if let Some(cgroup) = cgroup {
@@ -88,7 +92,10 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
         pid => {
             // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor that nobody else owns.
             let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
-            Ok(Forked::Parent { pid: pid as i32, pidfd })
+            Ok(Forked::Parent {
+                pid: pid as i32,
+                pidfd,
+            })
         }
     }
 }
@@ -135,7 +142,10 @@ pub fn unshare(flags: u64) -> io::Result<()> {
 /// Replaces the program; returns only when that failed.
 pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
     let pointers = |list: &[CString]| {
-        list.iter().map(|s| s.as_ptr()).chain(std::iter::once(std::ptr::null())).collect::<Vec<_>>()
+        list.iter()
+            .map(|s| s.as_ptr())
+            .chain(std::iter::once(std::ptr::null()))
+            .collect::<Vec<_>>()
     };
     let (argv, envp) = (pointers(args), pointers(env));
     // SAFETY: both lists end with a null pointer, and their strings live until the call returns.
@@ -151,7 +161,11 @@ pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
 /// # Errors
 /// close_range(2).
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd() as u32).filter(|fd| *fd > 2).collect();
+    let mut keep: Vec<u32> = keep
+        .iter()
+        .map(|fd| fd.as_raw_fd() as u32)
+        .filter(|fd| *fd > 2)
+        .collect();
     keep.sort_unstable();
     let mut first: u32 = 3;
     for fd in keep {

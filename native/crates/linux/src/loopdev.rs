@@ -57,7 +57,11 @@ pub fn attach(backing: BorrowedFd<'_>, name: &str) -> io::Result<LoopDevice> {
     // The kernel takes the device's size from the cached attributes of the file; for a FUSE file on 6.1 and 6.12 these
     // are 0 until somebody asks.
     rustix::fs::fstat(backing)?;
-    let control = OpenOptions::new().read(true).write(true).custom_flags(libc::O_CLOEXEC).open("/dev/loop-control")?;
+    let control = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .custom_flags(libc::O_CLOEXEC)
+        .open("/dev/loop-control")?;
     for _ in 0..ATTEMPTS_MAX {
         // SAFETY: this request takes no argument.
         let number = unsafe { libc::ioctl(control.as_raw_fd(), LOOP_CTL_GET_FREE) };
@@ -65,7 +69,10 @@ pub fn attach(backing: BorrowedFd<'_>, name: &str) -> io::Result<LoopDevice> {
             return Err(io::Error::last_os_error());
         }
         let path = format!("/dev/loop{number}");
-        let file = OpenOptions::new().read(true).custom_flags(libc::O_CLOEXEC).open(&path)?;
+        let file = OpenOptions::new()
+            .read(true)
+            .custom_flags(libc::O_CLOEXEC)
+            .open(&path)?;
         let mut info = LoopInfo64 {
             device: 0,
             inode: 0,
@@ -84,7 +91,12 @@ pub fn attach(backing: BorrowedFd<'_>, name: &str) -> io::Result<LoopDevice> {
         for (to, from) in info.file_name.iter_mut().take(63).zip(name.bytes()) {
             *to = from;
         }
-        let config = LoopConfig { fd: backing.as_raw_fd() as u32, block_size: 0, info, reserved: [0; 8] };
+        let config = LoopConfig {
+            fd: backing.as_raw_fd() as u32,
+            block_size: 0,
+            info,
+            reserved: [0; 8],
+        };
         // SAFETY: the kernel reads one struct loop_config, which lives for the call.
         if unsafe { libc::ioctl(file.as_raw_fd(), LOOP_CONFIGURE, &raw const config) } == 0 {
             return Ok(LoopDevice { file, path });

@@ -30,7 +30,12 @@ pub fn make_private(fd: BorrowedFd<'_>) -> io::Result<()> {
 }
 
 fn change(fd: BorrowedFd<'_>, add: u64, propagation: u64, recursive: bool) -> io::Result<()> {
-    let attr = libc::mount_attr { attr_set: add, attr_clr: 0, propagation, userns_fd: 0 };
+    let attr = libc::mount_attr {
+        attr_set: add,
+        attr_clr: 0,
+        propagation,
+        userns_fd: 0,
+    };
     let flags = libc::AT_EMPTY_PATH | if recursive { libc::AT_RECURSIVE } else { 0 };
     let here: &CStr = c"";
     // SAFETY: the path and `attr` live for the call, and the size given is that of `attr`.
@@ -58,11 +63,21 @@ pub fn context_messages(context: BorrowedFd<'_>) -> String {
     // A bound, should a file system never come to an end; the kernel keeps 8 messages.
     for _ in 0..16 {
         // SAFETY: the buffer is valid for its length.
-        let n = unsafe { libc::read(context.as_raw_fd(), buffer.as_mut_ptr().cast(), buffer.len()) };
+        let n = unsafe {
+            libc::read(
+                context.as_raw_fd(),
+                buffer.as_mut_ptr().cast(),
+                buffer.len(),
+            )
+        };
         let Ok(n) = usize::try_from(n) else { break };
         let line = String::from_utf8_lossy(&buffer[..n]);
         let line = line.trim_end();
-        let text = if line.as_bytes().get(1) == Some(&b' ') { &line[2..] } else { line };
+        let text = if line.as_bytes().get(1) == Some(&b' ') {
+            &line[2..]
+        } else {
+            line
+        };
         lines.push(text.to_owned());
     }
     lines.join("; ")

@@ -20,7 +20,10 @@ pub const SYS_ADMIN: u8 = 21;
 /// Bits of a list of capability numbers; those from 64 up are ignored.
 #[must_use]
 pub fn mask(capabilities: &[u8]) -> u64 {
-    capabilities.iter().filter(|c| **c < 64).fold(0, |mask, c| mask | 1 << c)
+    capabilities
+        .iter()
+        .filter(|c| **c < 64)
+        .fold(0, |mask, c| mask | 1 << c)
 }
 
 /// Drops from the bounding set all that is not in `keep`.
@@ -47,7 +50,10 @@ pub fn bound(keep: u64) -> io::Result<()> {
 /// # Errors
 /// capget(2).
 pub fn permitted() -> io::Result<u64> {
-    let header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
     let mut data = [CapData::default(); 2];
     // SAFETY: version 3 fills exactly two CapData.
     check(unsafe { libc::syscall(libc::SYS_capget, &raw const header, data.as_mut_ptr()) })?;
@@ -59,7 +65,10 @@ pub fn permitted() -> io::Result<u64> {
 /// # Errors
 /// capset(2): `EPERM` when `effective` is not within `permitted`, or that not within what is held.
 pub fn capabilities(effective: u64, permitted: u64) -> io::Result<()> {
-    let header = CapHeader { version: CAPABILITY_VERSION_3, pid: 0 };
+    let header = CapHeader {
+        version: CAPABILITY_VERSION_3,
+        pid: 0,
+    };
     let half = |shift: u32| CapData {
         effective: (effective >> shift) as u32,
         permitted: (permitted >> shift) as u32,
@@ -68,7 +77,11 @@ pub fn capabilities(effective: u64, permitted: u64) -> io::Result<()> {
     let data = [half(0), half(32)];
     // SAFETY: version 3 reads exactly two CapData.
     check(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
-    prctl(libc::PR_CAP_AMBIENT, libc::PR_CAP_AMBIENT_CLEAR_ALL as u64, 0)
+    prctl(
+        libc::PR_CAP_AMBIENT,
+        libc::PR_CAP_AMBIENT_CLEAR_ALL as u64,
+        0,
+    )
 }
 
 const CAPABILITY_VERSION_3: u32 = 0x2008_0522;
@@ -144,7 +157,10 @@ pub fn user(uid: u32) -> io::Result<()> {
 /// # Errors
 /// setrlimit(2): `EPERM` when a hard limit would rise without CAP_SYS_RESOURCE, `EINVAL`.
 pub fn rlimit(resource: i32, soft: u64, hard: u64) -> io::Result<()> {
-    let limit = libc::rlimit64 { rlim_cur: soft, rlim_max: hard };
+    let limit = libc::rlimit64 {
+        rlim_cur: soft,
+        rlim_max: hard,
+    };
     let old = std::ptr::null_mut::<libc::rlimit64>();
     // SAFETY: `limit` lives for the call and the old value is not asked for.
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, old) })
@@ -168,7 +184,10 @@ pub fn new_session_keyring() -> io::Result<()> {
 pub fn seccomp(program: &[u8]) -> io::Result<()> {
     const SET_MODE_FILTER: u32 = 1;
     let count = program.len() / size_of::<libc::sock_filter>();
-    if program.len() % size_of::<libc::sock_filter>() != 0 || count == 0 || count > usize::from(u16::MAX) {
+    if !program.len().is_multiple_of(size_of::<libc::sock_filter>())
+        || count == 0
+        || count > usize::from(u16::MAX)
+    {
         return Err(io::Error::from_raw_os_error(libc::EINVAL));
     }
     let instructions: Vec<libc::sock_filter> = program
@@ -180,7 +199,10 @@ pub fn seccomp(program: &[u8]) -> io::Result<()> {
             k: u32::from_ne_bytes([i[4], i[5], i[6], i[7]]),
         })
         .collect();
-    let filter = libc::sock_fprog { len: count as u16, filter: instructions.as_ptr().cast_mut() };
+    let filter = libc::sock_fprog {
+        len: count as u16,
+        filter: instructions.as_ptr().cast_mut(),
+    };
     // SAFETY: the kernel copies `len` instructions, and does not write to them.
     check(unsafe { libc::syscall(libc::SYS_seccomp, SET_MODE_FILTER, 0u32, &raw const filter) })
 }

@@ -37,18 +37,37 @@ pub fn block_all() -> io::Result<()> {
     set_mask(&full())
 }
 
+/// Blocks no signal.
+///
+/// # Errors
+/// None that can happen: sigprocmask(2).
+pub fn unblock_all() -> io::Result<()> {
+    set_mask(&empty())
+}
+
+/// Lets the kernel reap the caller's children.
+pub fn ignore_children() {
+    // SAFETY: SIG_IGN is no function of ours.
+    unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
+}
+
 /// Gives every signal its default action, then blocks none: what a new program expects.
 ///
 /// # Errors
 /// sigprocmask(2).
 pub fn reset_all() -> io::Result<()> {
+    default_actions();
+    unblock_all()
+}
+
+/// Gives every signal its default action.
+pub fn default_actions() {
     for number in 1..=libc::SIGRTMAX() {
         if number != libc::SIGKILL && number != libc::SIGSTOP {
             // SAFETY: SIG_DFL is no function of ours. EINVAL for the two numbers that glibc keeps is of no interest.
             unsafe { libc::signal(number, libc::SIG_DFL) };
         }
     }
-    set_mask(&empty())
 }
 
 /// Waits for any (blocked) signal and takes it.

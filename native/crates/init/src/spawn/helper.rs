@@ -1,0 +1,91 @@
+//! Work that may block, in a forked child that shares everything but descriptors, and answers over a socket pair.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use linux::clone::Forked;
+use wire::Channel;
+
+use super::failure::{Outcome, Step};
+
+/// What a helper has done: an encoded reply body and descriptors.
+#[derive(Debug)]
+pub struct Done {
+    /// The map of the reply, id 0.
+    pub reply: Vec<u8>,
+    /// New descriptors.
+    pub fds: Vec<OwnedFd>,
+}
+
+impl Done {
+    /// A body with descriptors.
+    pub fn new<T: serde::Serialize>(body: &T, fds: Vec<OwnedFd>) -> Done {
+        Done {
+            reply: wire::reply(0, body),
+            fds,
+        }
+    }
+
+    /// `{}`.
+    pub fn empty() -> Done {
+        Done::new(&wire::Empty {}, Vec::new())
+    }
+}
+
+/// A helper at work.
+#[derive(Debug)]
+pub struct Helper {
+    /// Where it answers.
+    pub channel: Channel,
+    /// The process.
+    pub pidfd: OwnedFd,
+}
+
+/// Forks and runs `work` there, with the descriptors of `keep` and no others; it is killed when spawn ends.
+pub fn start(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> Outcome<Done>) -> Outcome<Helper> {
+    run(0, keep, work)
+}
+
+/// Likewise, as a child of hold, so that hold is the parent of what it clones with CLONE_PARENT. Nothing kills it with
+/// spawn: it has to be short.
+pub fn start_sibling(
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce() -> Outcome<Done>,
+) -> Outcome<Helper> {
+    run(linux::clone::PARENT, keep, work)
+}
+
+fn run(
+    flags: u64,
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce() -> Outcome<Done>,
+) -> Outcome<Helper> {
+    let (ours, theirs) = Channel::pair().step("socketpair")?;
+    let us = rustix::process::getpid();
+    match linux::clone::fork(flags, None).step("fork")? {
+        Forked::Parent { pidfd, .. } => Ok(Helper {
+            channel: ours,
+            pidfd,
+        }),
+        Forked::Child => {
+            if flags == 0 {
+                let _ = linux::privilege::die_with_parent();
+                if rustix::process::getppid() != Some(us) {
+                    linux::clone::exit_now(1);
+                }
+            }
+            let mut keep = keep.to_vec();
+            keep.push(theirs.as_fd());
+            if linux::clone::close_all_but(&keep).is_err() {
+                linux::clone::exit_now(1);
+            }
+            let sent = match work() {
+                Ok(done) => {
+                    let fds: Vec<_> = done.fds.iter().map(AsFd::as_fd).collect();
+                    theirs.send(&done.reply, &fds)
+                }
+                Err(error) => theirs.send(&wire::error(0, &error), &[]),
+            };
+            linux::clone::exit_now(i32::from(sent.is_err()))
+        }
+    }
+}

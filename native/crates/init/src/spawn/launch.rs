@@ -1,0 +1,173 @@
+//! The first process of a container, and the process of an exec, from clone3 to execve; and the reaper.
+
+use std::io::Read;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use linux::clone::{
+    close_all_but, exit_now, setns, Forked, NEWCGROUP, NEWIPC, NEWNET, NEWNS, NEWPID, NEWUTS,
+    PARENT,
+};
+use linux::sigwait;
+
+use super::failure::{Outcome, Step};
+use super::helper::Done;
+use super::payload::{self, Report, EXIT_FAILED};
+use super::request::{Launch, Program};
+use super::rootfs::{self, Image};
+
+/// The namespaces of every container; the network's is entered, not made.
+pub const NAMESPACES: u64 = NEWNS | NEWPID | NEWIPC | NEWUTS | NEWCGROUP;
+
+/// What the new process has of spawn's descriptors.
+#[derive(Debug)]
+pub struct Descriptors<'a> {
+    /// One byte on it: registered, go on. Its end: spawn or hold is gone, or hold refused.
+    pub go: BorrowedFd<'a>,
+    /// Write end.
+    pub stdout: BorrowedFd<'a>,
+    /// Write end.
+    pub stderr: BorrowedFd<'a>,
+}
+
+/// Runs `body` as the whole life of a forked child: it never comes back into spawn's loop, not even by a panic.
+pub fn never_return(body: impl FnOnce()) -> ! {
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
+    exit_now(EXIT_FAILED)
+}
+
+/// Waits until the process has a name in hold.
+fn wait_go(go: BorrowedFd<'_>) {
+    let mut file = match go.try_clone_to_owned() {
+        Ok(fd) => std::fs::File::from(fd),
+        Err(_) => exit_now(EXIT_FAILED),
+    };
+    if file.read_exact(&mut [0]).is_err() {
+        exit_now(EXIT_FAILED);
+    }
+}
+
+/// pid 1 of a container.
+pub fn container(
+    launch: &Launch,
+    program: &Program,
+    image: &Image<'_>,
+    netns: Option<BorrowedFd<'_>>,
+    fds: &Descriptors<'_>,
+    report: &Report,
+) -> Outcome<()> {
+    let mut keep = vec![fds.go, fds.stdout, fds.stderr, report.fd()];
+    keep.extend(netns);
+    if let Image::Detached(mount) = image {
+        keep.push(*mount);
+    }
+    close_all_but(&keep).step("close")?;
+    wait_go(fds.go);
+    // hold protects its services from the out-of-memory killer; a container is none. Rising is always allowed.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "0");
+    if let Some(netns) = netns {
+        setns(netns, NEWNET).step("setns-net")?;
+    }
+    let mut unenforced = Vec::new();
+    rootfs::build(launch, image, &mut unenforced)?;
+    linux::privilege::hostname(launch.hostname.as_bytes()).step("hostname")?;
+    payload::streams(program, fds.stdout, fds.stderr)?;
+    close_all_but(&[report.fd()]).step("close")?;
+    payload::drop_privileges(program, &mut unenforced)?;
+    payload::directory(program)?;
+    if launch.init {
+        // All signals are blocked since before the clone, so that none that was sent since is lost. spawn ignores
+        // SIGCHLD, under which the end of the program could not be waited for.
+        sigwait::default_actions();
+        match linux::clone::fork_plain().step("reaper-fork")? {
+            0 => {}
+            pid => reap_for(pid),
+        }
+    }
+    payload::last(program, report, &unenforced)
+}
+
+/// pid 1 for the rest of its life: passes signals on to the program, reaps whatever is left to it, ends as it ends.
+fn reap_for(program: i32) -> ! {
+    linux::process::set_name("zos-reaper");
+    let _ = close_all_but(&[]);
+    let input = std::io::stdin();
+    let _ = linux::clone::dup_to(input.as_fd(), 1);
+    let _ = linux::clone::dup_to(input.as_fd(), 2);
+    let _ = rustix::process::chdir("/");
+    let _ = rustix::process::setsid();
+    loop {
+        while let Some((pid, status)) = sigwait::reap() {
+            if pid == program {
+                exit_now(sigwait::shell_status(status));
+            }
+        }
+        match sigwait::wait_any() {
+            Ok(number) if number == linux::signal::SIGCHLD => {}
+            Ok(number) => {
+                let _ = sigwait::send(program, number);
+            }
+            Err(_) => {}
+        }
+    }
+}
+
+/// The helper that enters a container and clones there the process of an exec: its pid, and its pidfd as descriptor.
+pub fn enter(
+    program: &Program,
+    target: BorrowedFd<'_>,
+    cgroup: BorrowedFd<'_>,
+    fds: &Descriptors<'_>,
+    report: &Report,
+) -> Outcome<Done> {
+    // Not the cgroup namespace: from inside it, a cgroup of the host cannot be named as the clone's (nsdelegate).
+    setns(target, NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS).map_err(|error| {
+        match error.raw_os_error() {
+            // ESRCH
+            Some(3) => wire::WireError::new("spawn.no-such-target", "the container has ended"),
+            _ => wire::WireError::step("spawn.step", "setns", &error),
+        }
+    })?;
+    match linux::clone::fork(PARENT, Some(cgroup)).step("clone3")? {
+        Forked::Parent { pid, pidfd } => Ok(Done::new(&Cloned { pid }, vec![pidfd])),
+        Forked::Child => never_return(|| {
+            if let Err(error) = entered(program, target, fds, report) {
+                report.fail(&error);
+            }
+        }),
+    }
+}
+
+/// What [`enter`] answers.
+#[derive(Debug, serde::Serialize, serde::Deserialize)]
+pub struct Cloned {
+    /// As spawn and hold see it.
+    pub pid: i32,
+}
+
+/// The process of an exec, inside.
+fn entered(
+    program: &Program,
+    target: BorrowedFd<'_>,
+    fds: &Descriptors<'_>,
+    report: &Report,
+) -> Outcome<()> {
+    close_all_but(&[fds.go, fds.stdout, fds.stderr, report.fd(), target]).step("close")?;
+    wait_go(fds.go);
+    setns(target, NEWCGROUP).step("setns-cgroup")?;
+    let mut unenforced = Vec::new();
+    payload::streams(program, fds.stdout, fds.stderr)?;
+    close_all_but(&[report.fd()]).step("close")?;
+    payload::drop_privileges(program, &mut unenforced)?;
+    payload::directory(program)?;
+    payload::last(program, report, &unenforced)
+}
+
+/// Both ends of a pipe for a stream: read end, write end.
+pub fn stream() -> Outcome<(OwnedFd, OwnedFd)> {
+    /// What logd can be behind by before a container waits.
+    const PIPE_BYTES: usize = 1_048_576;
+    let (read, write) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("pipe")?;
+    // Where the user's share of pipe memory is used up it stays at 64 KiB, which is no error.
+    let _ = rustix::pipe::fcntl_setpipe_size(&read, PIPE_BYTES);
+    Ok((read, write))
+}
