@@ -90,7 +90,7 @@ def is_full(presence: Path, *, root: bytes) -> bool:
     if len(header) != PRESENCE_HEADER.size:
         return False
     magic, version, state, _units, have = PRESENCE_HEADER.unpack(header)
-    return magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root
+    return bool(magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root)
 
 
 class ImageMounts:

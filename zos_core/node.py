@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import logging
 import os
 import signal
@@ -30,7 +31,7 @@ from zos_core.base.programs import Empty, ErrorEvent, ExitRecord, Names, Nothing
 from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor.api import Api, serve_api
-from zos_core.supervisor.images import ImageResolver
+from zos_core.supervisor.images import resolve_image
 from zos_core.supervisor.lifecycle import Lifecycle, Programs
 from zos_core.supervisor.logs import LogStreams
 from zos_core.supervisor.registry import Registry
@@ -61,9 +62,8 @@ async def run_node(config: NodeConfig, hold: Channel) -> None:
         peers = {name: Peer(config.instance.socket(name)) for name in ("spawn", "blockd", "logd", "forward")}
         for peer in peers.values():
             stack.push_async_callback(peer.aclose)
-        network = await stack.enter_async_context(Network.open(config.instance))
+        network = await stack.enter_async_context(Network.open(config.instance.name))
         cgroups = await CgroupTree.open(config.instance, processes=(os.getppid(),))
-        resolver = await stack.enter_async_context(ImageResolver())
         _, listeners = await hold.request(
             "get", Names(names=["listen/api"]), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
         )
@@ -76,7 +76,7 @@ async def run_node(config: NodeConfig, hold: Channel) -> None:
                 registry=Registry(config.state_dir / "containers"),
                 network=network,
                 cgroups=cgroups,
-                resolve=resolver.resolve,
+                resolve=functools.partial(resolve_image, now_s=lambda: time.time_ns() // 1_000_000_000),
                 state_dir=config.state_dir,
                 clock_ns=time.time_ns,
                 group=group,

@@ -1,0 +1,75 @@
+"""Streams of output for the API: what logd has written, and what it goes on to write (API-LOG)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+from zos_core.base.frame import Channel, PeerGone, RemoteError
+from zos_core.base.programs import Named, Nothing, Position
+from zos_core.containers.logfile import LogReader, LogTorn
+from zos_core.containers.logstream import NOTE, StreamFrame, encode_frame, encode_position
+
+__all__ = ["LogStreams"]
+
+REQUEST_TIMEOUT_S = 20.0
+# How soon a logd that died is asked again, and for how long.
+RECONNECT_INTERVAL_S = 0.05
+RECONNECTS_MAX = 400
+
+
+class LogStreams:
+    """Reads logd's files; never in the way of a container's writes."""
+
+    def __init__(self, directory: Path, logd: Path) -> None:
+        self._directory = directory
+        self._logd = logd
+
+    async def stream(self, process: str, *, seq: int, offset: int, follow: bool) -> AsyncIterator[bytes]:
+        """Frames of `process` from a position on, each batch followed by its position.
+
+        Without `follow` to what has been written by now, with it until the output has ended.
+        """
+        yield b""  # the head of the answer leaves before the first output is there
+        with LogReader(self._directory / process, seq=seq, offset=offset) as reader:
+            async for open_ in self._growth(process) if follow else self._once(process):
+                while frames := await asyncio.to_thread(_read, reader):
+                    yield b"".join(map(encode_frame, frames)) + encode_position(*reader.position)
+                if not open_:
+                    return
+
+    async def _once(self, process: str) -> AsyncIterator[bool]:
+        yield False
+
+    async def _growth(self, process: str) -> AsyncIterator[bool]:
+        """Yields whenever there may be more to read: True while the output is open, a last False when it has ended."""
+        for _ in range(RECONNECTS_MAX):
+            try:
+                async with await Channel.connect(self._logd) as channel:
+                    await channel.request("watch", Named(name=process), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+                    now, _ = await channel.request(
+                        "position", Named(name=process), reply=Position, timeout_s=REQUEST_TIMEOUT_S
+                    )
+                    yield now.open
+                    if not now.open:
+                        return
+                    async for name, _body in channel.events():
+                        yield name != "closed"
+                        if name == "closed":
+                            return
+            except PeerGone:
+                await asyncio.sleep(RECONNECT_INTERVAL_S)
+            except RemoteError:  # logd has no such process (any more): what its files hold is all there is
+                yield False
+                return
+
+
+def _read(reader: LogReader) -> list[StreamFrame]:
+    """The next batch; a file that is torn is told as a note, and left for the next one."""
+    try:
+        return [StreamFrame(frame.stream, frame.time_ns, frame.data) for frame in reader.read()]
+    except LogTorn as torn:
+        if not reader.skip_file():
+            raise
+        return [StreamFrame(NOTE, 0, torn.message.encode())]
