@@ -53,7 +53,6 @@ def main(arguments: list[str]) -> int:
         "ffi": zos_build.build_cffi,
         "programs": lambda: zos_build.build_programs("program" if options.release else "dev"),
     }
-    zos_build.find_tools()
     try:
         for kind in options.kinds or KINDS:
             steps[kind]()

@@ -194,15 +194,9 @@ def find_tools() -> None:
     os.environ["PATH"] = os.pathsep.join([*there, os.environ.get("PATH", os.defpath)])
 
 
-def prepare() -> None:
-    """Find the tools and build what maturin does not."""
-    find_tools()
-    build_beside_maturin()
-
-
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
     """PEP 517."""
-    prepare()
+    build_beside_maturin()
     for other in NATIVE.glob("_rust.*.so"):  # left by an editable install; maturin adds the new one by itself
         other.unlink()
     return str(maturin.build_wheel(wheel_directory, config_settings, metadata_directory))
@@ -212,11 +206,13 @@ def build_editable(
     wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None
 ) -> str:
     """PEP 660: the same outputs in place, and a wheel that only points here."""
-    prepare()
+    build_beside_maturin()
     return str(maturin.build_editable(wheel_directory, config_settings, metadata_directory))
 
 
-# Hooks that need nothing of ours.
+find_tools()
+
+# Hooks that need nothing of ours but the tools.
 build_sdist = maturin.build_sdist
 get_requires_for_build_wheel = maturin.get_requires_for_build_wheel
 get_requires_for_build_editable = maturin.get_requires_for_build_editable
