@@ -1,1 +1,1 @@
-"""Images: content-addressed root file systems that are fetched while they run. The format is `docs/spec/flist-v1.md`."""
+"""Images: content-addressed root file systems that are fetched while they run (docs/spec/flist-v1.md)."""

@@ -16,7 +16,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, get_args
 
@@ -24,19 +24,11 @@ import zstandard
 from blake3 import blake3
 
 from flist.bundles import BLOCK, Unit, pad, plan
-from flist.erofs import HOLE, meta_image
-from flist.errors import IndexInvalid, LocatorInvalid, ManifestInvalid, TreeUnsupported
+from flist.erofs import meta_image
+from flist.errors import TreeUnsupported
 from flist.index import Page, PageList, build_index
 from flist.locator import Entry, Locator
-from flist.manifest import (
-    META_MAX,
-    Architecture,
-    IndexRef,
-    Manifest,
-    ObjectRef,
-    SignedManifest,
-    encode_manifest,
-)
+from flist.manifest import Architecture, IndexRef, Manifest, ObjectRef, SignedManifest, encode_manifest
 from flist.tree import Tree
 from flist.walk import Walked, open_tree, walk
 from native.errors import ZosError
@@ -47,7 +39,7 @@ __all__ = ["LEVEL_DEFAULT", "BuildResult", "BuildStore", "build", "own_architect
 
 LEVEL_DEFAULT = 3
 """zstd level of packs: image data is compressed once, and level 9 is five times slower for 6 % (native.md)."""
-META_LEVEL = 12
+META_LEVEL = 9
 """zstd level of the metadata image: fetched whole before anything runs, and small."""
 BATCH_BYTES = 64 << 20
 """Plain bytes given to the packer at a time: progress and Ctrl-C in between, threads idle only at its ends."""
@@ -417,14 +409,29 @@ def _scratch(parent: Path | None) -> Iterator[Path]:
         parent.mkdir(parents=True, exist_ok=True)
         for left in parent.glob("build-*"):
             _remove_if_dead(left)
-    made = Path(tempfile.mkdtemp(prefix="build-", dir=parent))
-    fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    made, fd = _locked_directory(parent)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         yield made
     finally:
         os.close(fd)
         shutil.rmtree(made, ignore_errors=True)
+
+
+def _locked_directory(parent: Path | None) -> tuple[Path, int]:
+    """A new directory and the descriptor that holds its lock; another build may have removed one before the lock."""
+    while True:
+        made = Path(tempfile.mkdtemp(prefix="build-", dir=parent))
+        try:
+            fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            continue
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.fstat(fd).st_nlink:
+                return made, fd
+        except BlockingIOError:
+            pass
+        os.close(fd)
 
 
 def _remove_if_dead(left: Path) -> None:

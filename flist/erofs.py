@@ -213,9 +213,7 @@ def _unsupported(inode: Inode, what: str) -> TreeUnsupported:
 # --- writing ------------------------------------------------------------------------------------------------------
 
 
-def _write_inode(
-    image: bytearray, inode: Inode, where: _Placed, ino: int, links: int, chunks: Sequence[int]
-) -> None:
+def _write_inode(image: bytearray, inode: Inode, where: _Placed, ino: int, links: int, chunks: Sequence[int]) -> None:
     data_at = where.at + _INODE.size + len(where.xattrs)
     union = where.block_address
     if inode.kind in (stat.S_IFCHR, stat.S_IFBLK):

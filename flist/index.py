@@ -9,6 +9,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from blake3 import blake3
 
@@ -21,8 +22,8 @@ PAGE_UNITS = 256
 """Units of every page but the last: a page is 9 KiB, one request covers 64 MiB at most."""
 BLOCKS_MAX = 0xFFFF_FFFE
 """Addresses are u32, and the last one is the mark of a hole."""
-UNITS_MAX = 1 << 26
-"""64 Mi units (at least 256 GiB of data); keeps a page list below 10 MiB."""
+UNITS_MAX = 1 << 24
+"""4 TiB of full units; keeps a page list below 2.4 MiB and a locator below 200 MiB."""
 
 _LIST_MAGIC = b"ZOSPLIST"
 _LIST = struct.Struct("<8sHHIII")
@@ -124,7 +125,7 @@ class PageList:
         if not self.units <= self.blocks <= min(BLOCKS_MAX, self.units * (UNIT_MAX // BLOCK)):
             raise IndexInvalid("the page list has a wrong number of blocks", blocks=self.blocks)
         starts = [ref.block for ref in self.pages] + [self.blocks]
-        if starts[0] != 0 or any(before >= after for before, after in zip(starts, starts[1:], strict=False)):
+        if starts[0] != 0 or any(before >= after for before, after in pairwise(starts)):
             raise IndexInvalid("the pages of a page list must follow each other from block 0 on")
 
     @property

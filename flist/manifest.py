@@ -1,20 +1,23 @@
 """The manifest of an image, its digest, and the .flist file: exactly one encoding of each. Pure.
 
-    manifest   magic "ZOSFLIST" | u16 version 1 | u32 length | msgpack map of `Manifest` in the order of its fields
-    digest     BLAKE3 of all these bytes
-    .flist     manifest | u8 count | count x (key 32, signature 64), keys ascending
+manifest   magic "ZOSFLIST" | u16 version 1 | u32 length | msgpack map of `Manifest` in the order of its fields
+digest     BLAKE3 of all these bytes
+.flist     manifest | u8 count | count x (key 32, signature 64), keys ascending
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Literal
 
 from blake3 import blake3
 from msgspec import Meta
 
+from flist.bundles import BLOCK, UNIT_MAX
 from flist.errors import ManifestInvalid
+from flist.index import BLOCKS_MAX, PAGE_UNITS, UNITS_MAX
 from zos_core.base.document import Document, decode_canonical, encode_msgpack
 from zos_core.base.errors import DocumentInvalid
 
@@ -44,6 +47,7 @@ META_MAX = 1 << 32
 OBJECT_MAX = 16 << 20
 """Bytes of a trace or an OCI configuration."""
 SIGNATURES_MAX = 16
+UNIT_BLOCKS = UNIT_MAX // BLOCK
 FILE_MAX = 14 + MANIFEST_MAX + 1 + 96 * SIGNATURES_MAX
 """Of an .flist file: no reader needs to take in more."""
 SIGNATURE_CONTEXT = b"zos/flist/manifest/v1\0"
@@ -67,9 +71,9 @@ class IndexRef(Document, frozen=True, kw_only=True):
     """The index: hash of the page list, and how much it covers."""
 
     root: Hash
-    pages: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
-    units: Annotated[int, Meta(ge=0, le=0xFFFF_FFFF)]
-    blocks: Annotated[int, Meta(ge=0, le=0xFFFF_FFFE)]
+    pages: Annotated[int, Meta(ge=0, le=UNITS_MAX // PAGE_UNITS)]
+    units: Annotated[int, Meta(ge=0, le=UNITS_MAX)]
+    blocks: Annotated[int, Meta(ge=0, le=BLOCKS_MAX)]
 
 
 class Manifest(Document, frozen=True, kw_only=True):
@@ -151,7 +155,7 @@ class SignedManifest:
         if any(len(each.key) != 32 or len(each.signature) != 64 for each in self.signatures):
             raise ManifestInvalid("a signature block has keys of 32 and signatures of 64 bytes")
         keys = [each.key for each in self.signatures]
-        if any(before >= after for before, after in zip(keys, keys[1:], strict=False)):
+        if any(before >= after for before, after in pairwise(keys)):
             raise ManifestInvalid("the keys of a signature block must ascend")
 
     @property
@@ -218,6 +222,6 @@ def _decode_body(body: bytes) -> Manifest:
         if ref is not None and ref.size > OBJECT_MAX:
             raise ManifestInvalid("a trace or OCI configuration is too large", size=ref.size)
     index = manifest.index
-    if index.pages != -(-index.units // 256) or index.blocks < index.units:
+    if index.pages != -(-index.units // PAGE_UNITS) or not index.units <= index.blocks <= UNIT_BLOCKS * index.units:
         raise ManifestInvalid("the numbers of pages, units and blocks contradict each other")
     return manifest

@@ -80,7 +80,9 @@ def _walk(root: bytes, path: bytes) -> Iterator[tuple[bytes, os.stat_result]]:
 
 def _xattrs(path: bytes) -> dict[str, bytes]:
     try:
-        return {name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)}
+        return {
+            name: os.getxattr(path, name, follow_symlinks=False) for name in os.listxattr(path, follow_symlinks=False)
+        }
     except OSError as error:
         if error.errno == errno.ENOTSUP:
             return {}

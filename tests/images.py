@@ -54,7 +54,9 @@ class FolderStore:
         os.rename(source, self.folder / path)
 
     def objects(self) -> dict[str, bytes]:
-        return {str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()}
+        return {
+            str(path.relative_to(self.folder)): path.read_bytes() for path in self.folder.rglob("*") if path.is_file()
+        }
 
 
 def pattern(size: int, seed: int = 0) -> bytes:
@@ -114,9 +116,9 @@ def nasty_tree(root: Path) -> None:
         os.close(here)
     names = os.fsencode(root / "names")
     os.mkdir(names)
-    for name in (b"\xff\xfe", b"new\nline", b"-dash", b" space", b"!bang", b"...", b"..a", b"n" * 255, "ü中".encode()):
-        with open(os.path.join(names, name), "wb") as stream:
-            stream.write(name)
+    for raw in (b"\xff\xfe", b"new\nline", b"-dash", b" space", b"!bang", b"...", b"..a", b"n" * 255, "ü中".encode()):
+        with open(os.path.join(names, raw), "wb") as stream:
+            stream.write(raw)
     os.mkdir(os.path.join(names, b"\xff-folder"))
     large = root / "large-folder"
     large.mkdir()
@@ -130,7 +132,9 @@ def nasty_tree(root: Path) -> None:
     (deep / "bottom").write_bytes(b"bottom")
     times = root / "times"
     times.mkdir()
-    for number, mtime_ns in enumerate((-1, -1_500_000_000, 0, 1, 999_999_999, 2**31 * 10**9 + 7, 4_102_444_800 * 10**9 + 5)):
+    for number, mtime_ns in enumerate(
+        (-1, -1_500_000_000, 0, 1, 999_999_999, 2**31 * 10**9 + 7, 4_102_444_800 * 10**9 + 5)
+    ):
         (times / f"{number}").write_bytes(b"t")
         set_mtime(times / f"{number}", mtime_ns)
     owners = root / "owners"
@@ -149,7 +153,13 @@ def nasty_tree(root: Path) -> None:
     capability = struct.pack("<IIIII", 0x02000001, 1 << 10, 0, 0, 0)
     acl = struct.pack("<I", 2) + b"".join(
         struct.pack("<HHI", tag, bits, who)
-        for tag, bits, who in ((1, 6, 0xFFFFFFFF), (2, 4, 1000), (4, 4, 0xFFFFFFFF), (16, 4, 0xFFFFFFFF), (32, 0, 0xFFFFFFFF))
+        for tag, bits, who in (
+            (1, 6, 0xFFFFFFFF),
+            (2, 4, 1000),
+            (4, 4, 0xFFFFFFFF),
+            (16, 4, 0xFFFFFFFF),
+            (32, 0, 0xFFFFFFFF),
+        )
     )
     for name in ("file", "large", "folder", "many"):
         path = xattrs / name
@@ -201,7 +211,9 @@ def unpack_image(store: Path, digest: bytes, into: Path) -> SignedManifest:
     with open(into / "blob", "wb") as blob:
         for unit, entry in zip(units, locator.entries, strict=True):
             stored = packs[entry.pack][entry.offset : entry.offset + entry.stored]
-            plain = stored if entry.raw else zstandard.ZstdDecompressor().decompress(stored, max_output_size=unit.length)
+            plain = (
+                stored if entry.raw else zstandard.ZstdDecompressor().decompress(stored, max_output_size=unit.length)
+            )
             assert (blake3(plain).digest(), len(plain)) == (unit.hash, unit.length)
             blob.seek(unit.block * 4096)
             blob.write(plain)

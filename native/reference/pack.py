@@ -51,9 +51,21 @@ class _File:
 
 
 class Packer:
-    """See `native.pack.PackerLike`."""
+    """Packs units into files below one directory. After an error it is of no more use."""
 
     def __init__(self, directory: bytes, *, level: int, threads: int, known: bytes, pack_max: int) -> None:
+        """Pack into `directory`, which exists and is private to this packer.
+
+        Args:
+            directory: its path.
+            level: of zstd.
+            threads: 1 to 64; the result does not depend on it.
+            known: digests (32 bytes each) of units that get an address, but need not be written.
+            pack_max: a new pack begins when this many bytes would be exceeded; 256 KiB to 1 GiB.
+
+        Raises:
+            ValueError: an argument is out of its limits.
+        """
         if len(known) % 32:
             raise ValueError("known is not a list of digests")
         if not 1 <= threads <= 64:
@@ -75,7 +87,15 @@ class Packer:
         self._usable = True
 
     def add(self, root: bytes, paths: bytes, files: bytes, parts: bytes, units: bytes) -> bytes:
-        """See `native.pack.PackerLike.add`."""
+        """Pack `units` of the tree at the path `root`; the answer is the first block of each (u32), or HOLE.
+
+        Raises:
+            FileChanged: a file is not what `files` says.
+            FileUnreadable: a file cannot be opened or read.
+            BlobTooLarge: more than 2^32 - 2 blocks.
+            OSError: a pack cannot be written.
+            ValueError: the arrays contradict each other or the limits.
+        """
         plan = list(_parse(paths, files, parts, units))
         for unit, _ in plan:
             _check(unit)
@@ -92,7 +112,7 @@ class Packer:
         return struct.pack(f"<{len(addresses)}I", *addresses)
 
     def finish(self) -> tuple[bytes, bytes, int]:
-        """See `native.pack.PackerLike.finish`."""
+        """Digests of the packs (each is now the file DIRECTORY/HEX), EMITTED of every unit, blocks of the blob."""
         self._take()
         self._close()
         return b"".join(self._packs), b"".join(self._emitted), self._blocks
@@ -118,7 +138,7 @@ class Packer:
             self._close()
         if self._open is None:
             path = os.path.join(self._directory, b"pack.%d" % len(self._packs))
-            self._open, self._size = (open(path, "xb"), path, blake3()), 0
+            self._open, self._size = (open(path, "xb"), path, blake3()), 0  # noqa: SIM115 (closed by _close)
         stream, _, hasher = self._open
         stream.write(stored)
         hasher.update(stored)
