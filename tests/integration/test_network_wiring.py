@@ -21,6 +21,7 @@ import pytest
 
 from native.netlink import NetlinkInvalid, pack_message
 from tests.conftest import loop_factory
+from zos_core.base.paths import Instance
 from zos_core.network import NetlinkRefused, Network, PoolExhausted, messages
 from zos_core.network.messages import Request
 from zos_core.network.plan import INSIDE_LINK, tag_of
@@ -29,7 +30,7 @@ from zos_core.network.rtnl import RouteSocket
 pytestmark = pytest.mark.root
 
 CLONE_NEWNET = 0x40000000
-INSTANCE = "t-net"
+INSTANCE = Instance("t-net")
 T = TypeVar("T")
 
 
@@ -344,7 +345,7 @@ def test_network_addresses_and_routes_of_the_machine_are_avoided() -> None:
 
 def test_network_leaves_links_of_others_alone() -> None:
     async def main() -> None:
-        async with Network.open(INSTANCE) as network, Network.open("t-other") as other:
+        async with Network.open(INSTANCE) as network, Network.open(Instance("t-other")) as other:
             with namespace() as inside, namespace() as foreign:
                 async with RouteSocket.opened() as host:
                     await host.apply([messages.create_veth("mine", "theirs", foreign.netns)])

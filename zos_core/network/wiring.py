@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Final
 
+from zos_core.base.paths import Instance
 from zos_core.network import messages
 from zos_core.network.errors import NetlinkRefused, NetlinkTimeout
 from zos_core.network.messages import Link, Request
@@ -50,16 +51,15 @@ class Reconciled:
 class Network:
     """The links of one instance's containers. `async with Network.open(instance) as network`."""
 
-    def __init__(self, instance: str, host: RouteSocket) -> None:
-        self._instance = instance
+    def __init__(self, instance: Instance, host: RouteSocket) -> None:
+        self._instance = instance.name
         self._host = host
         self._turn = asyncio.Lock()  # two plans from one state would choose the same pair
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, instance: str) -> AsyncIterator[Network]:
+    async def open(cls, instance: Instance) -> AsyncIterator[Network]:
         """Open the network of our own namespace for an instance."""
-        alias_of(instance, "x")  # the instance's name must fit before anything is made in it
         async with RouteSocket.opened() as host:
             yield cls(instance, host)
 
