@@ -4,6 +4,7 @@
 pub mod clone;
 pub mod fd;
 pub mod loopdev;
+pub mod mapping;
 pub mod memfd;
 pub mod mount;
 pub mod netif;
@@ -12,4 +13,6 @@ pub mod privilege;
 pub mod process;
 pub mod signal;
 pub mod sigwait;
+pub mod slots;
+pub mod title;
 pub mod wait;

@@ -1,0 +1,122 @@
+//! What can go wrong between a source and the local blob.
+
+use std::fmt;
+
+/// Stable name of a failure; [`Code::as_str`] is what events and errors carry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The source could not be reached, or the connection broke.
+    Unreachable,
+    /// The source says that it does not have the object.
+    Missing,
+    /// The source answered with another status than asked for.
+    Status,
+    /// The source sent less than it said or than was asked for.
+    Short,
+    /// The source sent more than it said or than was asked for.
+    Long,
+    /// The bytes are not those that the index names.
+    Corrupt,
+    /// The time for this fetch or read is over.
+    Deadline,
+    /// The index (page list or page) is not well-formed.
+    BadIndex,
+    /// The locator is not well-formed, or contradicts the index.
+    BadLocator,
+    /// The local disk is full.
+    NoSpace,
+    /// Another local error.
+    Local,
+    /// The range lies outside the blob.
+    Range,
+    /// The image's directory is used by another process.
+    Busy,
+    /// The image was closed.
+    Closed,
+    /// The plan makes no sense.
+    BadPlan,
+}
+
+impl Code {
+    /// The code's stable name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Code::Unreachable => "fetch.unreachable",
+            Code::Missing => "fetch.missing",
+            Code::Status => "fetch.status",
+            Code::Short => "fetch.short",
+            Code::Long => "fetch.long",
+            Code::Corrupt => "fetch.corrupt",
+            Code::Deadline => "fetch.deadline",
+            Code::BadIndex => "fetch.bad-index",
+            Code::BadLocator => "fetch.bad-locator",
+            Code::NoSpace => "fetch.no-space",
+            Code::Local => "fetch.local",
+            Code::Range => "fetch.range",
+            Code::Busy => "fetch.busy",
+            Code::Closed => "fetch.closed",
+            Code::BadPlan => "fetch.bad-plan",
+        }
+    }
+
+    /// Whether the same fetch may succeed by waiting, without anybody repairing anything.
+    pub fn retryable(self) -> bool {
+        matches!(self, Code::Unreachable | Code::Status | Code::Deadline)
+    }
+}
+
+/// A failure, with the source that caused it where there was one.
+#[derive(Debug, Clone)]
+pub struct Error {
+    /// What happened.
+    pub code: Code,
+    /// One line for a person.
+    pub message: String,
+    /// Name of the source (URL or path), empty when none is to blame.
+    pub source: String,
+}
+
+/// Result of everything here.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// A failure that no source is to blame for.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        Self {
+            code,
+            message: message.into(),
+            source: String::new(),
+        }
+    }
+
+    /// The same failure, blamed on `source` unless one is blamed already.
+    pub fn at(mut self, source: &str) -> Self {
+        if self.source.is_empty() {
+            self.source = source.to_owned();
+        }
+        self
+    }
+
+    /// A local failure while doing `what`.
+    pub fn local(what: &str, error: impl Into<std::io::Error>) -> Self {
+        let error = error.into();
+        let full = matches!(
+            error.kind(),
+            std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
+        );
+        let code = if full { Code::NoSpace } else { Code::Local };
+        Self::new(code, format!("{what}: {error}"))
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.source.is_empty() {
+            write!(f, "{}", self.message)
+        } else {
+            write!(f, "{} ({})", self.message, self.source)
+        }
+    }
+}
+
+impl std::error::Error for Error {}

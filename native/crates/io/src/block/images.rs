@@ -1,0 +1,453 @@
+//! The images that are served: a plan each, its fetcher, and its device if it has one.
+
+use super::device::{libc_errno, lock, Content, Outcome, Pool};
+use super::events::Events;
+use super::plan::{self, Added, Full, Plan, SourceError, Status, UnitError};
+use fetch::{Code, Image, Observer};
+use linux::slots::Slots;
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+use wire::{HoldClient, WireError};
+
+/// Images of one blockd: each takes a few threads and descriptors.
+const IMAGES_MAX: usize = 512;
+/// The largest plan in hold.
+const PLAN_MAX: u64 = 1 << 20;
+/// Time that `remove` gives to requests in flight.
+const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// Pause between attempts to take up an image again.
+const RESTORE_PAUSE: Duration = Duration::from_secs(1);
+
+/// One image that is open.
+struct Served {
+    plan: Plan,
+    content: Arc<Blob>,
+    device: Option<u64>,
+}
+
+/// A blob as the content of a device.
+struct Blob {
+    image: Image,
+    read_deadline_ms: AtomicU32,
+    /// Readers get EIO instead of being left to a successor.
+    removed: Arc<AtomicBool>,
+}
+
+impl Content for Blob {
+    fn size(&self) -> u64 {
+        self.image.size()
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, i32> {
+        self.image.read_present(offset, buffer).map_err(|error| {
+            eprintln!("read of {} bytes at {offset}: {error}", buffer.len());
+            libc_errno::EIO
+        })
+    }
+
+    fn wait(&self, offset: u64, len: usize, done: Box<dyn FnOnce(Outcome) + Send>) {
+        let time = Duration::from_millis(self.read_deadline_ms.load(Ordering::Relaxed).into());
+        let deadline = Instant::now() + time;
+        let removed = self.removed.clone();
+        self.image.request(
+            offset,
+            len,
+            deadline,
+            Box::new(move |outcome| {
+                done(match outcome {
+                    Ok(()) => Outcome::Ready,
+                    Err(error) if error.code == Code::Closed && !removed.load(Ordering::SeqCst) => {
+                        Outcome::Leave
+                    }
+                    Err(_) => Outcome::Failed(libc_errno::EIO),
+                })
+            }),
+        );
+    }
+
+    fn given(&self, offset: u64, len: u64) {
+        self.image.drop_cache(offset, len);
+    }
+}
+
+/// Sends what happens to an image to the subscribers.
+struct Reporter {
+    image: String,
+    events: Arc<Events>,
+    quiet: Mutex<HashMap<(String, Code), Instant>>,
+}
+
+/// The same failure of the same source is told at most this often.
+const SOURCE_ERROR_PAUSE: Duration = Duration::from_secs(1);
+
+impl Observer for Reporter {
+    fn unit_failed(&self, failure: &fetch::UnitFailure) {
+        let event = UnitError {
+            image: self.image.clone(),
+            unit: failure.unit,
+            address: failure.address,
+            code: failure.error.code.as_str().into(),
+            message: failure.error.message.clone(),
+            source: failure.error.source.clone(),
+        };
+        eprintln!(
+            "image {}: unit {:?} at {}: {} ({}) {}",
+            self.image, event.unit, event.address, event.message, event.source, event.code
+        );
+        self.events.send("unit_error", &event);
+    }
+
+    fn source_failed(&self, error: &fetch::Error) {
+        let now = Instant::now();
+        {
+            let mut quiet = lock(&self.quiet);
+            quiet.retain(|_, until| *until > now);
+            if quiet.contains_key(&(error.source.clone(), error.code)) {
+                return;
+            }
+            quiet.insert((error.source.clone(), error.code), now + SOURCE_ERROR_PAUSE);
+        }
+        let event = SourceError {
+            image: self.image.clone(),
+            source: error.source.clone(),
+            code: error.code.as_str().into(),
+            message: error.message.clone(),
+        };
+        eprintln!(
+            "image {}: source {}: {} {}",
+            self.image, event.source, event.message, event.code
+        );
+        self.events.send("source_error", &event);
+    }
+
+    fn full(&self) {
+        let image = self.image.clone();
+        self.events.send("full", &Full { image });
+    }
+}
+
+type Place = Arc<Mutex<Option<Served>>>;
+
+/// All images, and what serving them needs.
+pub struct Images {
+    hold: Mutex<HoldClient>,
+    pool: Arc<Pool>,
+    events: Arc<Events>,
+    /// A place is locked while its image is being opened or closed, so that others need not wait for its sources.
+    places: Mutex<HashMap<String, Place>>,
+    stopping: AtomicBool,
+}
+
+impl Images {
+    /// No images yet.
+    pub fn new(hold: HoldClient, pool: Arc<Pool>, events: Arc<Events>) -> Self {
+        Self {
+            hold: Mutex::new(hold),
+            pool,
+            events,
+            places: Mutex::new(HashMap::new()),
+            stopping: AtomicBool::new(false),
+        }
+    }
+
+    /// Tells hold that requests are answered from now on.
+    pub fn ready(&self) -> Result<(), wire::Error> {
+        lock(&self.hold).ready()
+    }
+
+    /// Takes up what a predecessor served: every plan that hold keeps.
+    pub fn restore(self: &Arc<Self>) -> Result<(), wire::Error> {
+        let names = lock(&self.hold).list("plan/")?;
+        for name in names {
+            let plan = match self.kept_plan(&name) {
+                Ok(plan) => plan,
+                Err(error) => {
+                    eprintln!("{name}: {error}");
+                    continue;
+                }
+            };
+            if let Err(error) = self.open(&plan) {
+                eprintln!("{name}: {error}");
+                // Its readers wait in the kernel; what is amiss may be cured.
+                let images = self.clone();
+                let again = move || {
+                    while !images.stopping.load(Ordering::SeqCst) && images.open(&plan).is_err() {
+                        std::thread::sleep(RESTORE_PAUSE);
+                    }
+                };
+                std::thread::Builder::new()
+                    .name("restore".into())
+                    .spawn(again)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn kept_plan(&self, name: &str) -> Result<Plan, wire::Error> {
+        let memfd = lock(&self.hold).get_one(name)?.ok_or(wire::Error::Closed)?;
+        let mut bytes = Vec::new();
+        let mut at = 0;
+        let file = File::from(memfd);
+        let size = file.metadata()?.len().min(PLAN_MAX);
+        while at < size {
+            let mut chunk = [0; 4096];
+            let n = std::os::unix::fs::FileExt::read_at(&file, &mut chunk, at)?;
+            if n == 0 {
+                break;
+            }
+            at += n as u64;
+            bytes.extend_from_slice(&chunk[..n]);
+        }
+        wire::decode(&bytes)
+    }
+
+    /// `add`.
+    pub fn add(&self, plan: &Plan) -> Result<Added, WireError> {
+        let added = self.open(plan)?;
+        let bytes = wire::encode(plan);
+        let name = format!("plan/{}", plan.image);
+        let kept = linux::memfd::sealed("plan", &bytes)
+            .map_err(wire::Error::from)
+            .and_then(|memfd| lock(&self.hold).put(&name, memfd, true));
+        kept.map_err(|error| {
+            WireError::new(
+                "blockd.hold",
+                format!("hold does not keep the plan: {error}"),
+            )
+        })?;
+        Ok(added)
+    }
+
+    fn open(&self, plan: &Plan) -> Result<Added, WireError> {
+        loop {
+            let place = {
+                let mut places = lock(&self.places);
+                if places.len() >= IMAGES_MAX && !places.contains_key(&plan.image) {
+                    return Err(WireError::new(
+                        "blockd.too-many",
+                        format!("{IMAGES_MAX} images are served already"),
+                    ));
+                }
+                places.entry(plan.image.clone()).or_default().clone()
+            };
+            let mut served = lock(&place);
+            let current = lock(&self.places)
+                .get(&plan.image)
+                .is_some_and(|now| Arc::ptr_eq(now, &place));
+            if !current {
+                // Removed while this thread waited for it.
+                continue;
+            }
+            let outcome = self.open_at(plan, &mut served);
+            if served.is_none() {
+                lock(&self.places).remove(&plan.image);
+            }
+            return outcome;
+        }
+    }
+
+    fn open_at(&self, plan: &Plan, place: &mut Option<Served>) -> Result<Added, WireError> {
+        if self.stopping.load(Ordering::SeqCst) {
+            return Err(WireError::new("blockd.stopping", "the service ends"));
+        }
+        let wanted = plan.to_fetch()?;
+        let mut served = match place.take() {
+            Some(served) => {
+                if (&served.plan.index, &served.plan.dir) != (&plan.index, &plan.dir) {
+                    *place = Some(served);
+                    return Err(WireError::new(
+                        plan::BAD_PLAN,
+                        "the image is served with another index or directory",
+                    ));
+                }
+                let specs = wanted.sources.clone();
+                if let Err(error) = served.content.image.set_sources(&specs) {
+                    *place = Some(served);
+                    return Err(plan::wire_error(&error));
+                }
+                served
+            }
+            None => {
+                let reporter = Reporter {
+                    image: plan.image.clone(),
+                    events: self.events.clone(),
+                    quiet: Mutex::new(HashMap::new()),
+                };
+                let image = Image::open(wanted, Arc::new(reporter))
+                    .map_err(|error| plan::wire_error(&error))?;
+                Served {
+                    plan: plan.clone(),
+                    content: Arc::new(Blob {
+                        image,
+                        read_deadline_ms: AtomicU32::new(0),
+                        removed: Arc::new(AtomicBool::new(false)),
+                    }),
+                    device: None,
+                }
+            }
+        };
+        served
+            .content
+            .read_deadline_ms
+            .store(plan.read_deadline_ms, Ordering::Relaxed);
+        served.plan = plan.clone();
+        let status = served.content.image.status();
+        let outcome = if plan.serve && served.device.is_none() {
+            self.serve(&mut served)
+        } else {
+            Ok(())
+        };
+        // An image whose device is missing stays open: `add` comes again when there is one.
+        *place = Some(served);
+        outcome.map(|()| Added {
+            units: status.units,
+            units_present: status.units_present,
+            blob_bytes: status.blob_bytes,
+        })
+    }
+
+    fn serve(&self, served: &mut Served) -> Result<(), WireError> {
+        let image = &served.plan.image;
+        let names = [format!("fuse/{image}"), format!("slots/{image}")];
+        let missing = |error: wire::Error| {
+            WireError::new(
+                "blockd.no-device",
+                format!("hold does not give device and slots: {error}"),
+            )
+            .with_hint("spawn's fuse_open comes before add")
+        };
+        let mut fds = lock(&self.hold).get(&names).map_err(missing)?.into_iter();
+        let (Some(fuse), Some(slots)) = (fds.next(), fds.next()) else {
+            return Err(missing(wire::Error::Closed));
+        };
+        let bad = |step: &'static str| {
+            move |error: std::io::Error| WireError::step("blockd.no-device", step, &error)
+        };
+        let slots = Slots::map(slots).map_err(bad("slots"))?;
+        let content: Arc<dyn Content> = served.content.clone();
+        served.device = Some(self.pool.add(fuse, slots, content).map_err(bad("device"))?);
+        Ok(())
+    }
+
+    fn with<T>(
+        &self,
+        image: &str,
+        call: impl FnOnce(&Served) -> Result<T, WireError>,
+    ) -> Result<T, WireError> {
+        let place = lock(&self.places).get(image).cloned();
+        let unknown = || {
+            WireError::new(
+                "blockd.unknown-image",
+                format!("no image {image} was added"),
+            )
+        };
+        let place = place.ok_or_else(unknown)?;
+        let place = lock(&place);
+        call(place.as_ref().ok_or_else(unknown)?)
+    }
+
+    /// `fill`.
+    pub fn fill(&self, image: &str) -> Result<(), WireError> {
+        self.with(image, |served| {
+            served
+                .content
+                .image
+                .fill()
+                .map_err(|error| plan::wire_error(&error))
+        })
+    }
+
+    /// `status`.
+    pub fn status(&self, image: &str) -> Result<Status, WireError> {
+        self.with(image, |served| {
+            let status = served.content.image.status();
+            Ok(Status {
+                units: status.units,
+                units_present: status.units_present,
+                blob_bytes: status.blob_bytes,
+                bytes_fetched: status.bytes_fetched,
+                requests: status.requests,
+                reads: status.reads,
+                errors: status.errors,
+                full: status.full,
+            })
+        })
+    }
+
+    /// `remove`.
+    pub fn remove(&self, image: &str) -> Result<(), WireError> {
+        let place = lock(&self.places).get(image).cloned();
+        if let Some(place) = place {
+            let mut place = lock(&place);
+            if let Some(served) = place.take() {
+                let device = served.device.and_then(|key| self.pool.stop(key));
+                if let Some(device) = device {
+                    device.wait_idle(REMOVE_TIMEOUT);
+                }
+                // Whoever waits still hears EIO.
+                served.content.removed.store(true, Ordering::SeqCst);
+                if let Err(error) = served.content.image.close() {
+                    eprintln!("image {image}: {error}");
+                }
+            }
+            lock(&self.places).remove(image);
+        }
+        lock(&self.hold)
+            .drop_names(&[format!("plan/{image}")])
+            .map_err(|error| {
+                WireError::new(
+                    "blockd.hold",
+                    format!("hold does not drop the plan: {error}"),
+                )
+            })?;
+        Ok(())
+    }
+
+    /// The file system of device `key` is gone: nobody can read it any more.
+    pub fn device_ended(&self, key: u64) {
+        let places: Vec<Place> = lock(&self.places).values().cloned().collect();
+        for place in places {
+            let mut place = lock(&place);
+            if let Some(served) = place.as_mut().filter(|served| served.device == Some(key)) {
+                served.device = None;
+            }
+        }
+    }
+
+    /// Whether any image has a device.
+    pub fn serving(&self) -> bool {
+        let places: Vec<Place> = lock(&self.places).values().cloned().collect();
+        places.iter().any(|place| {
+            lock(place)
+                .as_ref()
+                .is_some_and(|served| served.device.is_some())
+        })
+    }
+
+    /// Ends in order: no more requests are read, what is in flight is answered as far as `grace` goes and else left in
+    /// the slots for a successor, and the presence files are marked clean.
+    pub fn stop(&self, grace: Duration) {
+        self.stopping.store(true, Ordering::SeqCst);
+        let until = Instant::now() + grace;
+        let places: Vec<(String, Place)> = lock(&self.places).drain().collect();
+        let mut stopped = Vec::new();
+        for (name, place) in places {
+            let served = lock(&place).take();
+            if let Some(served) = served {
+                let device = served.device.and_then(|key| self.pool.stop(key));
+                stopped.push((name, served, device));
+            }
+        }
+        for (name, served, device) in stopped {
+            if let Some(device) = &device {
+                device.wait_idle(until.saturating_duration_since(Instant::now()));
+            }
+            if let Err(error) = served.content.image.close() {
+                eprintln!("image {name}: {error}");
+            }
+        }
+    }
+}
