@@ -16,5 +16,6 @@ __all__ = [
     "programs",
     "progress",
     "server",
+    "threads",
     "verbs",
 ]

@@ -1,0 +1,288 @@
+"""An image becomes a directory tree: content and all metadata, whoever made the image (FLIST-EXTRACT).
+
+The target is ours alone (0700) until it is finished. Every name was checked by `erofs_reader`: no two are alike in a
+directory, so nothing that is made can be a link on the way of a later path; every open refuses links all the same.
+
+    1. directories, empty files, links, devices, in walk order      2. data, as units arrive, in any order
+    3. owner, xattrs, mode, time of everything, directories last (what is made inside changes their time)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+from bisect import bisect_right
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from flist.bundles import BLOCK
+from flist.erofs_reader import HOLE, MetaImage
+from flist.index import IndexedUnit
+from flist.manifest import SignedManifest
+from flist.reader import ImageReader
+from flist.store import Store, open_sources
+from flist.tree import Inode
+from native.errors import ZosError
+from zos_core.base.document import Record
+from zos_core.base.programs import Source
+from zos_core.base.progress import SILENT, Progress
+from zos_core.base.threads import in_thread
+
+__all__ = ["ExtractFailed", "ExtractResult", "extract", "extract_image"]
+
+DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+NOT_ALLOWED = (errno.EPERM, errno.EACCES)
+
+
+class ExtractFailed(ZosError):
+    """The target cannot take the tree: not empty, full, or without a feature that the image needs."""
+
+    code, http_status, exit_status = "flist.extract-failed", 500, 44
+
+
+class ExtractResult(Record, frozen=True, kw_only=True):
+    """What was made. What an ordinary user cannot make is counted, never silently left out.
+
+    Attributes:
+        inodes: of the image.
+        bytes_written: data, without holes.
+        owners_kept: whether owners are the image's; False for an ordinary user.
+        devices_skipped: device nodes that were not made.
+        xattrs_skipped: extended attributes that were not set.
+    """
+
+    inodes: int
+    bytes_written: int
+    owners_kept: bool
+    devices_skipped: int
+    xattrs_skipped: int
+
+
+async def extract_image(
+    image: SignedManifest, sources: Sequence[Source], directory: Path, *, progress: Progress = SILENT
+) -> ExtractResult:
+    """`extract` from the sources of a plan."""
+    async with open_sources(sources) as store:
+        return await extract(store, image, directory, progress=progress)
+
+
+async def extract(
+    store: Store, image: SignedManifest, directory: Path, *, progress: Progress = SILENT
+) -> ExtractResult:
+    """Make the tree of a verified manifest in `directory`, which is made, or is there and empty.
+
+    Raises:
+        ExtractFailed: the target cannot take it.
+        MetaInvalid, IndexInvalid, LocatorInvalid, UnitInvalid: the store holds wrong bytes.
+        ObjectMissing, StoreUnavailable: it lacks some, or cannot be read.
+
+    After an error the target is as it was before.
+    """
+    reader = ImageReader(store, image.manifest)
+    meta = await reader.tree()
+    units = await reader.units()
+    places = _places(meta, units)
+    target = _Target(directory, meta)
+    try:
+        target.open()
+        with progress.task("making files", total=len(meta.tree.inodes)) as task:
+            await in_thread(target.make)
+            task.advance(len(meta.tree.inodes))
+        total = sum(units[number].length for number in places)
+        with progress.task("extracting", total=total, unit="bytes") as task:
+
+            def sink(number: int, plain: bytes) -> None:
+                target.write(places[number], plain)
+                task.advance(len(plain))
+
+            await reader.read(list(places), sink)
+        await in_thread(target.finish)
+    except BaseException as error:
+        target.undo()
+        if isinstance(error, OSError):
+            raise ExtractFailed(
+                f"{directory}: {error.strerror or error}", path=str(directory), errno=error.errno
+            ) from error
+        raise
+    finally:
+        target.close()
+    return ExtractResult(
+        inodes=len(meta.tree.inodes),
+        bytes_written=sum(place.length for held in places.values() for place in held),
+        owners_kept=target.as_root,
+        devices_skipped=target.devices_skipped,
+        xattrs_skipped=target.xattrs_skipped,
+    )
+
+
+# --- Where data goes: pure -----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """`length` bytes from `start` of a unit belong at `offset` of a file."""
+
+    path: bytes
+    offset: int
+    start: int
+    length: int
+
+
+def _places(meta: MetaImage, units: Sequence[IndexedUnit]) -> dict[int, list[_Place]]:
+    """For each unit that is used, where its bytes go. Bytes between a unit's end and the next block are zeros."""
+    starts = [unit.block for unit in units]
+    places: dict[int, list[_Place]] = {}
+    for number, chunks in meta.chunks.items():
+        inode = meta.tree.inodes[number]
+        for position, block in enumerate(chunks.blocks):
+            if block == HOLE:
+                continue
+            offset = position * chunks.size
+            left = min(chunks.size, inode.size - offset)
+            address = block * BLOCK
+            while left:
+                unit = bisect_right(starts, address // BLOCK) - 1
+                start = address - starts[unit] * BLOCK
+                end = starts[unit + 1] * BLOCK if unit + 1 < len(starts) else meta.blob_blocks * BLOCK
+                held = min(left, end - address)
+                used = min(held, units[unit].length - start)
+                if used > 0:
+                    places.setdefault(unit, []).append(_Place(inode.path, offset, start, used))
+                left, offset, address = left - held, offset + held, address + held
+    return places
+
+
+# --- The target ----------------------------------------------------------------------------------------------------
+
+
+@dataclass(slots=True)
+class _Target:
+    """The directory under way."""
+
+    directory: Path
+    meta: MetaImage
+    root: int = -1
+    mode_before: int | None = None
+    as_root: bool = field(default_factory=lambda: os.geteuid() == 0)
+    devices_skipped: int = 0
+    xattrs_skipped: int = 0
+    skipped: set[bytes] = field(default_factory=set)
+
+    def open(self) -> None:
+        try:
+            self.directory.mkdir(mode=0o700)
+            was_there = False
+        except FileExistsError:
+            was_there = True
+        root = os.open(self.directory, DIRECTORY_FLAGS)
+        if was_there:
+            if os.listdir(root):
+                os.close(root)
+                raise ExtractFailed(f"{self.directory} is not empty", hint="name a new or an empty directory")
+            self.mode_before = stat.S_IMODE(os.fstat(root).st_mode)
+        self.root = root
+        os.fchmod(root, 0o700)
+
+    def close(self) -> None:
+        if self.root >= 0:
+            os.close(self.root)
+
+    def undo(self) -> None:
+        """Take away what was made; the directory itself stays if it was there."""
+        if self.root < 0:
+            return
+        for name in os.listdir(self.root):
+            status = os.stat(name, dir_fd=self.root, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                shutil.rmtree(name, dir_fd=self.root, ignore_errors=True)
+            else:
+                os.unlink(name, dir_fd=self.root)
+        if self.mode_before is None:
+            self.directory.rmdir()
+        else:
+            os.fchmod(self.root, self.mode_before)
+
+    def make(self) -> None:
+        inodes = self.meta.tree.inodes
+        made: set[int] = set()
+        for folder in self.meta.tree.directories():
+            if folder.path:
+                os.mkdir(folder.path, 0o700, dir_fd=self.root)
+            for name, number in folder.entries:
+                inode = inodes[number]
+                if stat.S_ISDIR(inode.mode):
+                    continue
+                path = folder.path + b"/" + name if folder.path else name
+                if number in made:
+                    if inode.path not in self.skipped:
+                        os.link(inode.path, path, src_dir_fd=self.root, dst_dir_fd=self.root, follow_symlinks=False)
+                else:
+                    made.add(number)
+                    self.make_one(inode)
+
+    def make_one(self, inode: Inode) -> None:
+        kind = stat.S_IFMT(inode.mode)
+        if kind == stat.S_IFREG:
+            flags = FILE_FLAGS | os.O_CREAT | os.O_EXCL
+            descriptor = os.open(inode.path, flags, 0o600, dir_fd=self.root)
+            try:
+                os.ftruncate(descriptor, inode.size)
+            finally:
+                os.close(descriptor)
+        elif kind == stat.S_IFLNK:
+            os.symlink(inode.target, inode.path, dir_fd=self.root)
+        elif kind in (stat.S_IFCHR, stat.S_IFBLK) and not self.as_root:
+            self.devices_skipped += 1
+            self.skipped.add(inode.path)
+        else:
+            os.mknod(inode.path, kind | 0o600, os.makedev(*inode.device), dir_fd=self.root)
+
+    def write(self, places: Sequence[_Place], plain: bytes) -> None:
+        view = memoryview(plain)
+        for place in places:
+            descriptor = os.open(place.path, FILE_FLAGS, dir_fd=self.root)
+            try:
+                piece, offset = view[place.start : place.start + place.length], place.offset
+                while piece:
+                    written = os.pwrite(descriptor, piece, offset)
+                    piece, offset = piece[written:], offset + written
+            finally:
+                os.close(descriptor)
+
+    def finish(self) -> None:
+        """Owner, mode and time of everything; a directory comes after all that is in it."""
+        inodes = self.meta.tree.inodes
+        for inode in inodes:
+            if not stat.S_ISDIR(inode.mode) and inode.path not in self.skipped:
+                self.dress(inode)
+        for inode in reversed([each for each in inodes if stat.S_ISDIR(each.mode)]):
+            self.dress(inode)
+
+    def dress(self, inode: Inode) -> None:
+        """Owner first: it clears setuid bits and capabilities."""
+        path = inode.path or b"."
+        if self.as_root:
+            os.chown(path, inode.uid, inode.gid, dir_fd=self.root, follow_symlinks=False)
+        for name, value in inode.xattrs:
+            # Only a path reaches the xattrs of links and devices; through the descriptor it cannot be redirected.
+            where = b"/proc/self/fd/%d/%s" % (self.root, path)
+            try:
+                os.setxattr(where, name, value, follow_symlinks=False)
+            except OSError as error:
+                if self.as_root or error.errno not in NOT_ALLOWED:
+                    shown = name.decode(errors="replace")
+                    raise ExtractFailed(
+                        f"{self.directory}: the extended attribute {shown} cannot be set: {error.strerror}",
+                        hint="choose a directory on ext4, xfs or btrfs",
+                        path="/" + inode.path.decode(errors="replace"),
+                    ) from error
+                self.xattrs_skipped += 1
+        if not stat.S_ISLNK(inode.mode):
+            mode = stat.S_IMODE(inode.mode)
+            # Without the image's owner a setuid program would be one of the caller's.
+            os.chmod(path, mode if self.as_root else mode & ~0o6000, dir_fd=self.root)
+        os.utime(path, ns=(inode.mtime_ns, inode.mtime_ns), dir_fd=self.root, follow_symlinks=False)

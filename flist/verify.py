@@ -1,0 +1,60 @@
+"""Verify a whole image: signature, metadata, index, and every unit as the store has it."""
+
+from __future__ import annotations
+
+from flist.manifest import SignedManifest
+from flist.names import Trusted
+from flist.reader import ImageReader
+from flist.sign import verify_manifest
+from flist.store import Store
+from zos_core.base.document import Record
+from zos_core.base.keyring import key_id
+from zos_core.base.progress import SILENT, Progress
+
+__all__ = ["VerifyResult", "verify"]
+
+
+class VerifyResult(Record, frozen=True, kw_only=True):
+    """What was verified; `signed_by` is None when signatures were not asked for."""
+
+    digest: str
+    name: str
+    revision: int
+    signed_by: str | None
+    inodes: int
+    units: int
+    bytes_verified: int
+
+
+async def verify(
+    store: Store, image: SignedManifest, *, trusted: Trusted | None, progress: Progress = SILENT
+) -> VerifyResult:
+    """Read everything that the manifest names, and check it.
+
+    Args:
+        store: where the objects are.
+        image: the manifest.
+        trusted: keys that may sign for a publisher, or None to leave the signature out.
+        progress: where progress is shown.
+
+    Raises:
+        Unsigned, UntrustedPublisher, SignatureInvalid: nobody who is trusted has signed it.
+        MetaInvalid, IndexInvalid, LocatorInvalid, UnitInvalid: the store holds wrong bytes.
+        ObjectMissing, StoreUnavailable: it lacks some, or cannot be read.
+    """
+    manifest = image.manifest
+    signer = None if trusted is None else verify_manifest(image, trusted=trusted)
+    reader = ImageReader(store, manifest)
+    meta = await reader.tree()
+    units = await reader.units()
+    with progress.task("verifying", total=sum(unit.length for unit in units), unit="bytes") as task:
+        await reader.read(range(len(units)), lambda number, plain: task.advance(len(plain)))
+    return VerifyResult(
+        digest=image.digest.hex(),
+        name=manifest.name,
+        revision=manifest.revision,
+        signed_by=None if signer is None else key_id(signer),
+        inodes=len(meta.tree.inodes),
+        units=len(units),
+        bytes_verified=sum(unit.length for unit in units),
+    )
