@@ -36,6 +36,8 @@ MASKED = [
     b"/sys/devices/virtual/powercap",
 ]
 READ_ONLY = [b"/proc/bus", b"/proc/fs", b"/proc/irq", b"/proc/sys", b"/proc/sysrq-trigger"]
+APPLETS = """sh true cat id ls mount umount sleep kill env touch chmod grep hostname readlink stat mknod unshare ps echo
+    mkdir test wc chroot dd printf setsid pwd sync head find rm ln tr od usleep"""
 CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31]
 
 
@@ -96,8 +98,8 @@ class Client:
             raise Refused(message["error"])
         return message["body"], fds
 
-    def ask(self, op: str, fds: list[int] | None = None, **body: Any) -> tuple[dict[str, Any], list[int]]:
-        return self.answer(self.send(op, body, fds))
+    def ask(self, op: str, /, **body: Any) -> tuple[dict[str, Any], list[int]]:
+        return self.answer(self.send(op, body))
 
     def do(self, op: str, **body: Any) -> dict[str, Any]:
         """A request whose descriptors are of no interest."""
@@ -148,9 +150,7 @@ def make_tree(tree: Path) -> None:
     (tree / "tmp").chmod(0o1777)
     (tree / "opt").chmod(0o700)
     shutil.copy2(static_busybox(), tree / "bin/busybox")
-    for name in ("sh", "true", "cat", "id", "ls", "mount", "umount", "sleep", "kill", "env", "touch", "chmod", "grep",
-                 "hostname", "readlink", "stat", "mknod", "unshare", "ps", "echo", "ip", "mkdir", "test", "wc", "nc",
-                 "chroot", "dd", "printf", "setsid", "pwd", "sync", "head", "find", "rm", "ln", "tr", "od"):
+    for name in APPLETS.split():
         (tree / "bin" / name).symlink_to("busybox")
     (tree / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000::/work:/bin/sh\n")
     (tree / "etc/resolv.conf").symlink_to("../run/nowhere")

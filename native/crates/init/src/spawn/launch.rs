@@ -18,6 +18,9 @@ use super::rootfs::{self, Image};
 /// The namespaces of every container; the network's is entered, not made.
 pub const NAMESPACES: u64 = NEWNS | NEWPID | NEWIPC | NEWUTS | NEWCGROUP;
 
+/// Title of pid 1.
+const REAPER: &str = "zos-reaper";
+
 /// What the new process has of spawn's descriptors.
 #[derive(Debug)]
 pub struct Descriptors<'a> {
@@ -62,6 +65,8 @@ pub fn container(
     }
     close_all_but(&keep).step("close")?;
     wait_go(fds.go);
+    // Where our state lies is nobody's business in there; until execve, and for the reaper's whole life.
+    let _ = linux::title::set(REAPER);
     // hold protects its services from the out-of-memory killer; a container is none. Rising is always allowed.
     let _ = std::fs::write("/proc/self/oom_score_adj", "0");
     if let Some(netns) = netns {
@@ -88,7 +93,7 @@ pub fn container(
 
 /// pid 1 for the rest of its life: passes signals on to the program, reaps whatever is left to it, ends as it ends.
 fn reap_for(program: i32) -> ! {
-    linux::process::set_name("zos-reaper");
+    linux::process::set_name(REAPER);
     let _ = close_all_but(&[]);
     let input = std::io::stdin();
     let _ = linux::clone::dup_to(input.as_fd(), 1);
