@@ -13,5 +13,6 @@ pub mod privilege;
 pub mod process;
 pub mod signal;
 pub mod sigwait;
+pub mod slots;
 pub mod title;
 pub mod wait;
