@@ -14,8 +14,8 @@ use crate::{Channel, Error, Received};
 
 /// Descriptors of one `get`.
 pub const GET_MAX: usize = 32;
-/// Exits of one reply of `exits`; ask again after the last of them.
-pub const EXITS_REPLY_MAX: usize = 4_096;
+/// Exits of one reply of `exits`, below 16 MiB even with the longest names; ask again after the last of them.
+pub const EXITS_REPLY_MAX: usize = 32_768;
 /// The descriptor of a service's own channel.
 pub const CHANNEL_FD: i32 = 3;
 /// Events that wait while a request is answered; more end the client (hold itself closes sooner).
@@ -172,7 +172,7 @@ pub struct ServiceStatus {
     pub pid: Option<i32>,
     /// Starts so far.
     pub generation: u64,
-    /// Restarts within the present window.
+    /// Starts after the first.
     pub restarts: u32,
     /// `started`, `ready`, `ended` or `fallback`.
     pub state: String,

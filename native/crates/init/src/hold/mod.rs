@@ -48,7 +48,7 @@ const EXIT_REMAINS: u8 = 92;
 const DESCRIPTORS_RESERVED: u32 = 1_024;
 /// Tools on `hold.sock` at a time.
 const TOOLS_MAX: usize = 64;
-/// Requests of one client before the others have their turn.
+/// Requests of one client, or new clients, before the others have their turn.
 const TURN_MAX: usize = 16;
 /// Frames that a service may have sent before it ended.
 const DRAIN_MAX: usize = 1_024;
@@ -515,7 +515,7 @@ impl Hold {
     // -- connections
 
     fn accept(&mut self) {
-        loop {
+        for _ in 0..TURN_MAX {
             match Channel::accept(&self.listener) {
                 Ok(channel) => self.welcome(channel),
                 Err(error) => {

@@ -2,7 +2,6 @@
 
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
-use std::time::Instant;
 
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -243,13 +242,10 @@ impl Hold {
         }
     }
 
-    fn list_services(&mut self) -> Services {
-        let now = Instant::now();
-        let rows = self.services.iter_mut().zip(&self.table.services);
+    fn list_services(&self) -> Services {
+        let rows = self.services.iter().zip(&self.table.services);
         Services {
-            services: rows
-                .map(|(service, row)| service.status(row, now))
-                .collect(),
+            services: rows.map(|(service, row)| service.status(row)).collect(),
             descriptors_max: self.store.max() as u32,
             descriptors: self.store.len() as u32,
         }

@@ -46,12 +46,6 @@ impl Restarts {
         Next::Restart(back_off(self.at.len() - 1))
     }
 
-    /// Restarts within the window that ends now.
-    pub fn count(&mut self, now: Instant) -> u32 {
-        self.forget_old(now);
-        self.at.len() as u32
-    }
-
     fn forget_old(&mut self, now: Instant) {
         while self
             .at
@@ -85,7 +79,6 @@ mod tests {
             delays,
             [0, 50, 100, 200].map(|ms| Next::Restart(Duration::from_millis(ms)))
         );
-        assert_eq!(restarts.count(now), 4);
         assert_eq!(restarts.ended(now), Next::GiveUp(Duration::from_secs(10)));
         assert_eq!(
             restarts.ended(now),

@@ -5,6 +5,7 @@ use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
@@ -14,8 +15,9 @@ use super::table::LOCK_FILE;
 
 /// Connections that wait while a service is away; more wait in connect(2).
 const BACKLOG: i32 = 512;
-/// Other holds may remove the lock file while we open it; each time means that one of them has ended.
-const LOCK_TRIES: u32 = 16;
+/// Somebody who only asks whether a hold lives has the lock for a moment, and a hold that ends takes the file away.
+const LOCK_TRIES: u32 = 10;
+const LOCK_INTERVAL: Duration = Duration::from_millis(20);
 
 /// The locked run directory; dropping it removes sockets and lock.
 #[derive(Debug)]
@@ -31,26 +33,34 @@ impl RunDir {
         let failed = |error: io::Error| format!("{}: {error}", path.display());
         let meta = path.symlink_metadata().map_err(failed)?;
         if !meta.is_dir()
-            || meta.mode() & 0o077 != 0
+            || meta.mode() & 0o022 != 0
             || meta.uid() != rustix::process::geteuid().as_raw()
         {
             return Err(format!(
-                "{} is not a directory of this user with mode 0700",
+                "{} is not a directory of this user that nobody else can write to",
                 path.display()
             ));
         }
+        let mut busy = String::new();
         for _ in 0..LOCK_TRIES {
-            if let Some(lock) = try_lock(&path.join(LOCK_FILE))? {
-                return Ok(RunDir {
-                    path: path.to_owned(),
-                    lock,
-                    sockets: Vec::new(),
-                });
+            match try_lock(&path.join(LOCK_FILE))? {
+                Attempt::Locked(lock) => {
+                    return Ok(RunDir {
+                        path: path.to_owned(),
+                        lock,
+                        sockets: Vec::new(),
+                    })
+                }
+                Attempt::Gone => {}
+                Attempt::Held(owner) => {
+                    busy = owner;
+                    std::thread::sleep(LOCK_INTERVAL);
+                }
             }
         }
         Err(format!(
-            "{}: the lock file is taken away again and again",
-            path.display()
+            "{} is held by process {busy}",
+            path.join(LOCK_FILE).display()
         ))
     }
 
@@ -75,8 +85,17 @@ impl Drop for RunDir {
     }
 }
 
-/// The locked lock file with our process id in it; `None` when its name went away meanwhile.
-fn try_lock(path: &Path) -> Result<Option<File>, String> {
+/// What became of an attempt to lock.
+enum Attempt {
+    /// The locked file, with our process id in it.
+    Locked(File),
+    /// The process that has the lock.
+    Held(String),
+    /// The file is no longer the one of that name.
+    Gone,
+}
+
+fn try_lock(path: &Path) -> Result<Attempt, String> {
     let failed = |error: io::Error| format!("{}: {error}", path.display());
     let flags = (OFlags::NOFOLLOW | OFlags::CLOEXEC).bits() as i32;
     let mut options = OpenOptions::new();
@@ -91,24 +110,20 @@ fn try_lock(path: &Path) -> Result<Option<File>, String> {
     match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
         Err(Errno::WOULDBLOCK) => {
             let owner = std::fs::read_to_string(path).unwrap_or_default();
-            return Err(format!(
-                "{} is held by process {}",
-                path.display(),
-                owner.trim()
-            ));
+            return Ok(Attempt::Held(owner.trim().to_owned()));
         }
         other => other.map_err(|error| failed(error.into()))?,
     }
     let ours = lock.metadata().map_err(failed)?;
     match path.symlink_metadata() {
         Ok(named) if (named.dev(), named.ino()) == (ours.dev(), ours.ino()) => {}
-        _ => return Ok(None),
+        _ => return Ok(Attempt::Gone),
     }
     let pid = format!("{}\n", std::process::id());
     lock.set_len(0)
         .and_then(|()| lock.write_all(pid.as_bytes()))
         .map_err(failed)?;
-    Ok(Some(lock))
+    Ok(Attempt::Locked(lock))
 }
 
 fn listen(path: &Path, stream: bool) -> io::Result<OwnedFd> {
@@ -190,7 +205,7 @@ mod tests {
     #[test]
     fn open_directories_are_refused() {
         let path = directory("open");
-        let mode = Mode::from_raw_mode(0o755);
+        let mode = Mode::from_raw_mode(0o770);
         rustix::fs::chmod(&path, mode).unwrap();
         assert!(RunDir::lock(&path).is_err());
         std::fs::remove_dir(&path).unwrap();

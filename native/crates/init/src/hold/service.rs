@@ -159,12 +159,12 @@ impl Service {
     }
 
     /// Its row of `services`.
-    pub fn status(&mut self, row: &table::Service, now: Instant) -> ServiceStatus {
+    pub fn status(&self, row: &table::Service) -> ServiceStatus {
         ServiceStatus {
             name: row.name.clone(),
             pid: self.running().map(|running| running.pid),
             generation: self.generation,
-            restarts: self.restarts.count(now),
+            restarts: u32::try_from(self.generation.saturating_sub(1)).unwrap_or(u32::MAX),
             state: self.state_name().into(),
         }
     }

@@ -27,7 +27,7 @@ pub const DESCRIPTORS_MAX: u32 = 16_384;
 pub struct Table {
     /// Name of the instance, for `ZOS_INSTANCE`.
     pub instance: String,
-    /// Sockets and the lock live here; exists, 0700.
+    /// Sockets and the lock live here; exists, and only its owner can write to it.
     pub run_dir: PathBuf,
     /// Logs of hold and of the services; exists.
     pub log_dir: PathBuf,
