@@ -21,7 +21,7 @@ from msgspec import Meta
 
 from flist.errors import ManifestInvalid
 from flist.manifest import NAME_PATTERN, SignedManifest
-from flist.sign import NAME_CONTEXT, SignatureInvalid, UntrustedPublisher, verify_manifest
+from flist.sign import NAME_CONTEXT, TRUST_HINT, SignatureInvalid, UntrustedPublisher, verify_manifest
 from flist.store import ObjectMissing, Store
 from native.errors import ZosError
 from zos_core.base.document import Document, decode_canonical, encode_msgpack
@@ -186,7 +186,7 @@ def parse_record(data: bytes, *, trusted: Trusted) -> NameRecord:
     if public not in trusted(publisher):
         raise UntrustedPublisher(
             f"{record.name}:{record.tag} is signed by {key_id(public)}, which is not trusted for {publisher}",
-            hint=f"zos trust add {publisher} {key_id(public)}",
+            hint=TRUST_HINT,
             publisher=publisher,
         )
     if not is_signature(public, NAME_CONTEXT, data[:end], signature):

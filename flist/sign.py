@@ -10,6 +10,7 @@ from zos_core.base.keyring import Key, is_signature, key_id
 
 __all__ = [
     "NAME_CONTEXT",
+    "TRUST_HINT",
     "SignatureInvalid",
     "Unsigned",
     "UntrustedPublisher",
@@ -18,6 +19,7 @@ __all__ = [
 ]
 
 NAME_CONTEXT = b"zos/flist/name/v1\0"
+TRUST_HINT = "if you trust that key, add it to trusted.json beside your own key.json"
 
 
 class SignatureInvalid(ZosError):
@@ -61,7 +63,7 @@ def verify_manifest(signed: SignedManifest, *, trusted: Callable[[str], Sequence
         by = key_id(signed.signatures[0].key)
         raise UntrustedPublisher(
             f"{name} is signed by {by}, which is not trusted for {publisher}",
-            hint=f"zos trust add {publisher} {by}",
+            hint=TRUST_HINT,
             publisher=publisher,
         )
     for each in ours:

@@ -147,6 +147,11 @@ class Keyring:
         stored = decode_json(data, _KeyFile, what=str(path))
         return Key(stored.publisher, SigningKey(stored.seed))
 
+    def publisher(self) -> str:
+        """The name under which the own key publishes, or will when it is made."""
+        path = self._directory / "key.json"
+        return self.own_key().publisher if path.exists() else self._publisher
+
     def trusted(self, publisher: str) -> list[bytes]:
         """Public keys that may sign for `publisher`; empty for one that is not known."""
         return [parse_key_id(text) for text in self._read_trusted().publishers.get(publisher, [])]

@@ -1,9 +1,9 @@
 """Where things lie: per instance, per user, per system.
 
-| what | root without sudo | a user, also through sudo |
-|---|---|---|
-| keys, trusted publishers | /etc/zos | $XDG_CONFIG_HOME/zos or ~/.config/zos |
-| default store | /var/lib/zos/store | $XDG_DATA_HOME/zos/store or ~/.local/share/zos/store |
+| what | variable | a user, also through sudo | root |
+|---|---|---|---|
+| keys, trusted publishers | $XDG_CONFIG_HOME/zos | ~/.config/zos | /etc/zos |
+| default store | $XDG_DATA_HOME/zos/store | ~/.local/share/zos/store | /var/lib/zos/store |
 
 With sudo the user is SUDO_UID, HOME is taken from the password database, and XDG variables (root's) are ignored.
 The environment is an argument; by default it is the process's own, which of all library code only `account` reads:
@@ -101,25 +101,27 @@ def account(environ: Mapping[str, str] | None = None) -> Account:
         name, gid, home = entry.pw_name, entry.pw_gid, Path(entry.pw_dir)
     except KeyError:  # a uid without an entry, as in a bare container
         name, gid, home = str(uid), os.getegid() if not through_sudo else uid, Path("/")
-    if uid == 0:
-        return Account(uid=0, gid=0, name=name, home=home, config_dir=Path("/etc/zos"), data_dir=Path("/var/lib/zos"))
     own = {} if through_sudo else environ
-    if not through_sudo and own.get("HOME", "").startswith("/"):
-        home = Path(own["HOME"])
+    if uid == 0:
+        config_dir, data_dir = Path("/etc/zos"), Path("/var/lib/zos")
+    else:
+        if own.get("HOME", "").startswith("/"):
+            home = Path(own["HOME"])
+        config_dir, data_dir = home / ".config/zos", home / ".local/share/zos"
     return Account(
         uid=uid,
         gid=gid,
         name=name,
         home=home,
-        config_dir=_xdg(own, "XDG_CONFIG_HOME", home / ".config"),
-        data_dir=_xdg(own, "XDG_DATA_HOME", home / ".local/share"),
+        config_dir=_xdg(own, "XDG_CONFIG_HOME", config_dir),
+        data_dir=_xdg(own, "XDG_DATA_HOME", data_dir),
     )
 
 
 def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
     # A relative path in these variables is to be ignored (XDG Base Directory Specification).
     value = environ.get(variable, "")
-    return (Path(value) if value.startswith("/") else otherwise) / "zos"
+    return Path(value) / "zos" if value.startswith("/") else otherwise
 
 
 def default_store(environ: Mapping[str, str] | None = None) -> Path:

@@ -1,0 +1,105 @@
+"""The verbs of images and of the hub: declarations only; their handlers are imported when one is called."""
+
+from __future__ import annotations
+
+from zos_core.base.verbs import Group, Verb, argument
+
+__all__ = ["FLIST", "HUB"]
+
+IMAGE = argument("image", metavar="IMAGE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file")
+STORE = argument(
+    "--store", metavar="DIR-or-URL", complete="dir", help="where the image's objects are (default: your own store)"
+)
+UNSIGNED = argument("--unsigned", action="store_true", help="accept a .flist FILE that nobody you trust has signed")
+
+FLIST = Group(
+    summary="Build, look at, verify, extract and mount images",
+    verbs={
+        "build": Verb(
+            summary="Build a signed image from a directory tree, into a store",
+            handler="flist.commands:build",
+            arguments=(
+                argument("tree", metavar="TREE", complete="dir", help="the root directory of the image"),
+                argument("-o", "--output", metavar="FILE", help="write the image's .flist file there, too"),
+                argument("--name", metavar="[PUBLISHER/]NAME[:TAG]", help="default: the directory's name"),
+                argument("--revision", type=int, metavar="N", help="default: one more than the store has"),
+                argument("--architecture", choices=["x86_64", "aarch64"], help="default: this machine's"),
+                argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
+            ),
+            plans=True,
+            details=(
+                "Signs with your own key, which is made on first use.\n"
+                "The same tree gives the same image, byte for byte.\n"
+                "A whole root file system is read, and its owners kept, as root: use sudo."
+            ),
+            examples=(
+                ("sudo zos flist build ./rootfs --name web", "build ./rootfs as YOU/web:latest into your store"),
+                ("zos flist build ./rootfs -o web.flist --store /srv/store", "another store, and a file to hand on"),
+            ),
+        ),
+        "inspect": Verb(
+            summary="Show what an image is and who signed it",
+            handler="flist.commands:inspect",
+            arguments=(IMAGE, STORE),
+            examples=(("zos flist inspect web", "name, digest, sizes, signatures"),),
+        ),
+        "verify": Verb(
+            summary="Read a whole image and check every byte of it",
+            handler="flist.commands:verify",
+            arguments=(IMAGE, STORE, UNSIGNED),
+            examples=(("zos flist verify web --store http://127.0.0.1:7080", "check what a hub serves"),),
+        ),
+        "extract": Verb(
+            summary="Make a directory tree from an image",
+            handler="flist.commands:extract",
+            arguments=(
+                IMAGE,
+                argument("directory", metavar="DIR", complete="dir", help="new or empty"),
+                STORE,
+                UNSIGNED,
+            ),
+            examples=(("sudo zos flist extract web ./rootfs", "with all owners, times and attributes"),),
+        ),
+        "mount": Verb(
+            summary="Mount an image on a directory, fetched while it is read",
+            handler="flist.commands:mount",
+            arguments=(
+                IMAGE,
+                argument("directory", metavar="DIR", complete="dir", help="where to mount it"),
+                STORE,
+                UNSIGNED,
+                argument(
+                    "--provider",
+                    choices=["file", "loop", "full", "extract"],
+                    help="how (default: the best that works here)",
+                ),
+            ),
+            examples=(("sudo zos flist mount web /mnt --store http://127.0.0.1:7080", "look into an image at once"),),
+        ),
+        "unmount": Verb(
+            summary="Take an image off a directory",
+            handler="flist.commands:unmount",
+            arguments=(argument("directory", metavar="DIR", complete="dir", help="where it is mounted"),),
+            examples=(("sudo zos flist unmount /mnt", "and end the processes that served it"),),
+        ),
+    },
+)
+
+HUB = Group(
+    summary="Serve images to other machines",
+    verbs={
+        "serve": Verb(
+            summary="Serve a store over HTTP until it is told to end",
+            handler="flist.hub.commands:serve",
+            arguments=(
+                argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
+                argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7080", help="default: 127.0.0.1:7080"),
+            ),
+            details="SIGTERM ends it cleanly.\nStatistics are at /v1/statistics, a description of the API at /openapi.json.",
+            examples=(
+                ("zos hub serve", "your own store, on loopback"),
+                ("zos hub serve --store /srv/store --listen 0.0.0.0:7080", "to the network"),
+            ),
+        ),
+    },
+)

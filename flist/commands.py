@@ -1,0 +1,359 @@
+"""What the verbs of `zos flist` do."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import stat
+import time
+from pathlib import Path
+
+from flist.build import BuildResult, plan_tree
+from flist.build import build as build_image
+from flist.extract import extract as extract_tree
+from flist.manifest import FILE_MAX, SignedManifest
+from flist.names import ImageName, NameRecord, parse_record, resolve, sign_record
+from flist.sign import sign_manifest, verify_manifest
+from flist.store import ObjectMissing, Store, open_store
+from flist.verify import verify as verify_image
+from flist.walk import open_tree, walk
+from native.errors import ZosError
+from zos_core.base.atomic_file import read_limited, write_atomic
+from zos_core.base.document import Record
+from zos_core.base.errors import UsageError
+from zos_core.base.keyring import Keyring, key_id
+from zos_core.base.paths import account, default_store
+from zos_core.base.progress import size_text
+from zos_core.base.threads import in_thread
+from zos_core.base.verbs import Console
+
+__all__ = ["build", "extract", "inspect", "load_image", "mount", "unmount", "verify"]
+
+BLOCK = 4096
+
+
+class RevisionNotNew(ZosError):
+    """A name's revision never goes back, and one revision is one image."""
+
+    code, http_status, exit_status = "flist.revision-not-new", 409, 45
+
+
+class Built(Record, frozen=True, kw_only=True):
+    """An image that was built. Sizes in bytes; `stored_bytes` is what came into the store as packs."""
+
+    name: str
+    tag: str
+    digest: str
+    revision: int
+    store: str
+    file: str | None
+    inodes: int
+    data_bytes: int
+    blob_bytes: int
+    units: int
+    units_new: int
+    meta_bytes: int
+    stored_bytes: int
+    mount_points: list[str]
+
+
+class BuildPlan(Record, frozen=True, kw_only=True):
+    """What a build would take in."""
+
+    name: str
+    revision: int
+    store: str
+    inodes: int
+    data_bytes: int
+    units: int
+    mount_points: list[str]
+
+
+class Signer(Record, frozen=True, kw_only=True):
+    """A signature that a manifest carries; `trusted`: by a key of the keyring, and right."""
+
+    key: str
+    trusted: bool
+
+
+class Inspected(Record, frozen=True, kw_only=True):
+    """What an image says of itself."""
+
+    name: str
+    digest: str
+    architecture: str
+    revision: int
+    expires_s: int | None
+    previous: str | None
+    blob_bytes: int
+    units: int
+    meta_bytes: int
+    meta: str
+    index: str
+    signatures: list[Signer]
+
+
+class MountReport(Record, frozen=True, kw_only=True):
+    """An image was mounted."""
+
+    digest: str
+    directory: str
+    provider: str
+    reason: str
+
+
+async def load_image(text: str, store: Store, keyring: Keyring, *, unsigned: bool = False) -> SignedManifest:
+    """The image that a person means: a .flist file, or a name in a store; its signature is verified.
+
+    Args:
+        text: a path that ends with .flist or exists, or a name.
+        store: where names are looked up.
+        keyring: whose trusted keys count, and whose publisher stands before a bare name.
+        unsigned: do not ask a file for a signature.
+
+    Raises:
+        UsageError: `unsigned` with a name.
+        ZosError: it is not there, or not what it should be.
+    """
+    path = Path(text)
+    if text.endswith(".flist") or path.is_file():
+        signed = SignedManifest.parse(read_limited(path, FILE_MAX))
+        if not unsigned:
+            verify_manifest(signed, trusted=keyring.trusted)
+        return signed
+    if unsigned:
+        raise UsageError("--unsigned goes with a .flist FILE", hint="an image by its name is always signed")
+    name = ImageName.parse(text, publisher=keyring.publisher())
+    return await resolve(store, name, trusted=keyring.trusted, now_s=time.time_ns() // 1_000_000_000)
+
+
+# --- build ---------------------------------------------------------------------------------------------------------
+
+
+async def build(arguments: argparse.Namespace, console: Console) -> None:
+    """Build an image and give it its name in the store."""
+    user = account()
+    keyring = Keyring.of(user)
+    key = keyring.own_key()
+    tree = Path(arguments.tree)
+    name = ImageName.parse(arguments.name or _name_of(tree), publisher=key.publisher)
+    if name.hub is not None or name.digest is not None:
+        raise UsageError("--name is [PUBLISHER/]NAME[:TAG]", hint="hub and digest are not chosen by the builder")
+    async with open_store(arguments.store) as store:
+        revision, previous = await _revision(store, name, keyring, arguments.revision)
+        if console.plan:
+            await _show_plan(tree, name, revision, store, console)
+            return
+        result = await build_image(
+            tree,
+            store,
+            name=name.repository,
+            revision=revision,
+            architecture=arguments.architecture,
+            prev=previous,
+            sign=lambda signed: sign_manifest(signed, key),
+            progress=console.progress(),
+        )
+        await _give_name(store, name, revision, result.digest, keyring)
+    if arguments.output:
+        write_atomic(Path(arguments.output), result.signed.encode(), owner=user.owner)
+    _report(result, name, revision, store.name, arguments.output, console)
+
+
+def _name_of(tree: Path) -> str:
+    """A name made from the directory's: what a name cannot have becomes a dash."""
+    text = re.sub(r"[^a-z0-9._-]", "-", tree.resolve().name.lower())[:64].strip("._-")
+    if not text:
+        raise UsageError(f"{tree} gives no name to the image", hint="say --name")
+    return text
+
+
+async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int | None) -> tuple[int, bytes | None]:
+    """The revision to build, and the digest of the image that it replaces.
+
+    The same revision may be built again: the image must come out the same, so it replaces what that one replaced.
+    """
+    record = await _record(store, name, keyring)
+    if record is None:
+        return asked or 1, None
+    if asked is None or asked > record.revision:
+        return asked or record.revision + 1, record.digest
+    if asked < record.revision:
+        raise RevisionNotNew(
+            f"{name} has revision {record.revision} already", hint=f"say --revision {record.revision + 1}, or nothing"
+        )
+    known = SignedManifest.parse(await store.get(f"manifest/{record.digest.hex()}"))
+    return asked, known.manifest.prev
+
+
+async def _record(store: Store, name: ImageName, keyring: Keyring) -> NameRecord | None:
+    try:
+        data = await store.get(name.path)
+    except ObjectMissing:
+        return None
+    return parse_record(data, trusted=keyring.trusted)
+
+
+async def _give_name(store: Store, name: ImageName, revision: int, digest: bytes, keyring: Keyring) -> None:
+    """Write the name's record, unless it is there; looks again, because another build may have ended meanwhile."""
+    record = await _record(store, name, keyring)
+    if record is not None and (record.revision > revision or (record.revision == revision and record.digest != digest)):
+        raise RevisionNotNew(
+            f"{name} has revision {record.revision} already, and it is another image",
+            hint="leave --revision out",
+            digest=record.digest.hex(),
+        )
+    new = NameRecord(name=name.repository, tag=name.tag, digest=digest, revision=revision)
+    await store.put(name.path, sign_record(new, keyring.own_key()))
+
+
+async def _show_plan(tree: Path, name: ImageName, revision: int, store: Store, console: Console) -> None:
+    root = open_tree(tree)
+    try:
+        walked = await in_thread(walk, root)
+    finally:
+        os.close(root)
+    plan = BuildPlan(
+        name=str(name),
+        revision=revision,
+        store=store.name,
+        inodes=len(walked.tree.inodes),
+        data_bytes=sum(inode.size for inode in walked.tree.inodes if stat.S_ISREG(inode.mode)),
+        units=len(plan_tree(walked.tree)),
+        mount_points=["/" + path.decode(errors="replace") for path in walked.mount_points],
+    )
+    console.emit(
+        plan,
+        f"would build {plan.name}, revision {plan.revision}, into {plan.store}\n"
+        f"  {plan.inodes} inodes, {size_text(plan.data_bytes)}, {plan.units} units",
+    )
+
+
+def _report(
+    result: BuildResult, name: ImageName, revision: int, store: str, output: str | None, console: Console
+) -> None:
+    for point in result.mount_points:
+        console.note(f"{point}: another file system is mounted there; it is an empty directory in the image")
+    built = Built(
+        name=name.repository,
+        tag=name.tag,
+        digest=result.digest.hex(),
+        revision=revision,
+        store=store,
+        file=output,
+        inodes=result.inodes,
+        data_bytes=result.data_bytes,
+        blob_bytes=result.blob_bytes,
+        units=result.units,
+        units_new=result.units_new,
+        meta_bytes=result.meta_bytes,
+        stored_bytes=result.stored_bytes,
+        mount_points=list(result.mount_points),
+    )
+    console.emit(
+        built,
+        f"{name}  revision {revision}\n"
+        f"  digest  {built.digest}\n"
+        f"  tree    {built.inodes} inodes, {size_text(built.data_bytes)}\n"
+        f"  image   {built.units} units, {built.units_new} of them new; {size_text(built.stored_bytes)} into {store}",
+    )
+
+
+# --- the others ----------------------------------------------------------------------------------------------------
+
+
+async def inspect(arguments: argparse.Namespace, console: Console) -> None:
+    """Show a manifest."""
+    keyring = Keyring.of()
+    async with open_store(arguments.store) as store:
+        is_file = arguments.image.endswith(".flist") or Path(arguments.image).is_file()
+        signed = await load_image(arguments.image, store, keyring, unsigned=is_file)
+    manifest = signed.manifest
+    trusted = keyring.trusted(manifest.name.partition("/")[0])
+    try:
+        good: bytes | None = verify_manifest(signed, trusted=keyring.trusted)
+    except ZosError:
+        good = None
+    signers = [
+        Signer(key=key_id(each.key), trusted=good is not None and each.key in trusted) for each in signed.signatures
+    ]
+    shown = Inspected(
+        name=manifest.name,
+        digest=signed.digest.hex(),
+        architecture=manifest.architecture,
+        revision=manifest.revision,
+        expires_s=manifest.expires_s,
+        previous=manifest.prev.hex() if manifest.prev else None,
+        blob_bytes=manifest.index.blocks * BLOCK,
+        units=manifest.index.units,
+        meta_bytes=manifest.meta.size,
+        meta=manifest.meta.blake3.hex(),
+        index=manifest.index.root.hex(),
+        signatures=signers,
+    )
+    lines = [
+        f"{shown.name}  revision {shown.revision}, {shown.architecture}",
+        f"  digest    {shown.digest}",
+        f"  replaces  {shown.previous or '-'}",
+        f"  data      {size_text(shown.blob_bytes)} in {shown.units} units, index {shown.index}",
+        f"  metadata  {size_text(shown.meta_bytes)}, {shown.meta}",
+        *(f"  signed    {each.key}{' (trusted)' if each.trusted else ' (NOT trusted)'}" for each in signers),
+    ]
+    if not signers:
+        lines.append("  signed    by nobody")
+    console.emit(shown, "\n".join(lines))
+
+
+async def verify(arguments: argparse.Namespace, console: Console) -> None:
+    """Check every byte of an image."""
+    keyring = Keyring.of()
+    async with open_store(arguments.store) as store:
+        signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
+        trusted = None if arguments.unsigned else keyring.trusted
+        result = await verify_image(store, signed, trusted=trusted, progress=console.progress())
+    console.emit(
+        result,
+        f"{result.name} revision {result.revision} is whole: {result.inodes} inodes, {result.units} units,"
+        f" {size_text(result.bytes_verified)}, signed by {result.signed_by or 'nobody (not asked)'}",
+    )
+
+
+async def extract(arguments: argparse.Namespace, console: Console) -> None:
+    """Make a tree."""
+    keyring = Keyring.of()
+    directory = Path(arguments.directory)
+    async with open_store(arguments.store) as store:
+        signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
+        result = await extract_tree(store, signed, directory, progress=console.progress())
+    if not result.owners_kept:
+        console.note("owners are yours, and setuid bits are dropped: only root can keep the image's")
+    if result.devices_skipped or result.xattrs_skipped:
+        console.note(
+            f"left out: {result.devices_skipped} device nodes, {result.xattrs_skipped} extended attributes (root only)"
+        )
+    console.emit(result, f"{directory}: {result.inodes} inodes, {size_text(result.bytes_written)}")
+
+
+async def mount(arguments: argparse.Namespace, console: Console) -> None:
+    """Mount an image on a directory of this machine."""
+    from flist import hostmount
+
+    keyring = Keyring.of()
+    directory = Path(arguments.directory)
+    where = arguments.store or str(default_store())
+    async with open_store(where) as store:
+        signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
+    mounted = await hostmount.mount(signed, where, directory, provider=arguments.provider)
+    report = MountReport(
+        digest=mounted.digest, directory=str(directory), provider=mounted.provider, reason=mounted.reason
+    )
+    console.emit(report, f"{signed.manifest.name} is on {directory}, by provider {report.provider}: {report.reason}")
+
+
+async def unmount(arguments: argparse.Namespace, console: Console) -> None:
+    """Take an image off a directory."""
+    from flist import hostmount
+
+    await hostmount.unmount(Path(arguments.directory))
+    console.note(f"{arguments.directory} is free")

@@ -1,0 +1,124 @@
+"""Serve a directory store over HTTP: objects with ranges, and what was sent (docs/spec/hub.md). Reading only."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from aiohttp import hdrs, web
+
+from flist.hub.endpoints import STATISTICS, HubStatistics, KindStatistics
+from flist.hub.ranges import Span, Unsatisfiable, span_of
+from flist.store.directory import DirectoryStore, OpenObject
+from flist.store.paths import KINDS, MUTABLE_KINDS
+from zos_core.base.endpoint import Endpoint
+from zos_core.base.server import Caller, Server
+from zos_core.base.threads import in_thread
+
+__all__ = ["serve_hub"]
+
+CHUNK_BYTES = 256 << 10
+INLINE_BYTES = 64 << 10  # such a read costs less than handing it to a thread
+WRITE_TIMEOUT_S = 20.0  # for one chunk: a slower client is cut off
+CONNECTIONS_MAX = 512
+FOREVER = "public, max-age=31536000, immutable"
+
+
+@asynccontextmanager
+async def serve_hub(store: DirectoryStore, sock: socket.socket) -> AsyncIterator[None]:
+    """Serve `store` on a listening socket while the block runs."""
+    hub = _Hub(store)
+    paths = [f"/{kind}/{{hash}}" for kind in KINDS if kind != "name"] + ["/name/{publisher}/{name}/{tag}"]
+    server = Server(
+        {STATISTICS: hub.statistics},
+        title="zos hub",
+        authorize=_everybody,
+        routes=[web.get(path, hub.object) for path in paths],
+        connections_max=CONNECTIONS_MAX,
+    )
+    async with server:
+        await server.listen(sock)
+        yield
+
+
+def _everybody(caller: Caller, endpoint: Endpoint[object]) -> None:
+    """Reading is free: whoever gets wrong bytes notices."""
+
+
+class _Hub:
+    def __init__(self, store: DirectoryStore) -> None:
+        self._store = store
+        self._requests: Counter[str] = Counter()
+        self._bytes_sent: Counter[str] = Counter()
+
+    async def statistics(self) -> HubStatistics:
+        """What was sent since the start."""
+        return HubStatistics(
+            requests=self._requests.total(),
+            bytes_sent=self._bytes_sent.total(),
+            by_kind={
+                kind: KindStatistics(requests=self._requests[kind], bytes_sent=self._bytes_sent[kind])
+                for kind in sorted(self._requests)
+            },
+        )
+
+    async def object(self, request: web.Request) -> web.StreamResponse:
+        """GET and HEAD of one object (HUB-1..4)."""
+        path = request.path.removeprefix("/")
+        kind = path.partition("/")[0]
+        self._requests[kind] += 1
+        found = self._store.open(path)
+        try:
+            return await self._answer(request, path, kind, found)
+        finally:
+            found.close()
+
+    async def _answer(self, request: web.Request, path: str, kind: str, found: OpenObject) -> web.StreamResponse:
+        tag = f'"{found.changed_ns:x}-{found.size:x}"' if kind in MUTABLE_KINDS else f'"{path.partition("/")[2]}"'
+        headers = {
+            hdrs.ETAG: tag,
+            hdrs.ACCEPT_RANGES: "bytes",
+            hdrs.CACHE_CONTROL: "no-cache" if kind in MUTABLE_KINDS else FOREVER,
+        }
+        if tag in request.headers.get(hdrs.IF_NONE_MATCH, ""):
+            return web.Response(status=304, headers=headers)
+        wanted = request.headers.get(hdrs.RANGE)
+        if request.headers.get(hdrs.IF_RANGE, tag) != tag:
+            wanted = None
+        try:
+            span = span_of(wanted, found.size)
+        except Unsatisfiable:
+            return web.Response(status=416, headers={**headers, hdrs.CONTENT_RANGE: f"bytes */{found.size}"})
+        if span.partial:
+            last = span.start + span.length - 1
+            headers[hdrs.CONTENT_RANGE] = f"bytes {span.start}-{last}/{found.size}"
+        response = web.StreamResponse(status=206 if span.partial else 200, headers=headers)
+        response.content_type = "application/octet-stream"
+        response.content_length = span.length
+        await response.prepare(request)
+        if request.method != "HEAD":
+            await self._send(request, response, kind, found, span)
+        return response
+
+    async def _send(
+        self, request: web.Request, response: web.StreamResponse, kind: str, found: OpenObject, span: Span
+    ) -> None:
+        at, end = span.start, span.start + span.length
+        try:
+            while at < end:
+                length = min(CHUNK_BYTES, end - at)
+                inline = length <= INLINE_BYTES
+                data = found.read(at, length) if inline else await in_thread(found.read, at, length)
+                if not data:
+                    raise ConnectionResetError("the object became shorter")
+                async with asyncio.timeout(WRITE_TIMEOUT_S):
+                    await response.write(data)
+                at += len(data)
+                self._bytes_sent[kind] += len(data)
+        except (TimeoutError, ConnectionError) as error:
+            if request.transport is not None:
+                request.transport.abort()
+            raise ConnectionResetError("a client was too slow, or is gone") from error
