@@ -71,7 +71,8 @@ def attach_mount(mount_fd: int, path: str | Path) -> None:
     """Attach a detached mount to a directory (move_mount(2)); afterwards the descriptor refers to the attached mount.
 
     Raises:
-        OSError: ENOTDIR or ENOENT for the path, EINVAL when the mount is attached already, EPERM without CAP_SYS_ADMIN.
+        OSError: ENOENT for the path; EINVAL when the mount is attached already, or one of both is no directory;
+            EPERM without CAP_SYS_ADMIN.
     """
     _check(int(lib.zos_attach_mount(mount_fd, os.fsencode(path))), "move_mount", str(path))
 

@@ -16,6 +16,7 @@ import pytest
 from zos_core.base.paths import Instance
 from zos_core.host import CgroupBusy, CgroupFailed, CgroupTree, LimitInvalid, Limits, cgroup
 from zos_core.host.cgroup import _mount
+from zos_core.host.events import wait_empty
 from zos_core.host.layout import Base, BaseKind
 
 pytestmark = pytest.mark.root
@@ -239,7 +240,7 @@ async def test_host_cgroup_hold_is_moved_to_a_leaf_so_that_controllers_can_be_ha
                 await tree.remove()
             os.kill(service, signal.SIGKILL)
             hold.wait()
-            await cgroup.wait_empty(leaf)
+            await wait_empty(leaf)
             await tree.remove()
     finally:
         if not had:

@@ -28,7 +28,6 @@ __all__ = [
     "own_directory",
     "scope_directory",
     "scope_unit",
-    "strip_leaf",
     "v1_controllers",
 ]
 
@@ -99,12 +98,6 @@ def own_directory(mount: CgroupMount, own: PurePosixPath) -> Path | None:
     if not own.is_relative_to(mount.root) or ".." in own.parts:
         return None
     return mount.path / own.relative_to(mount.root)
-
-
-def strip_leaf(own: Path, instance: str) -> Path | None:
-    """Base of the leaf `BASE/zos/INSTANCE/system`, when that is where we are: a supervisor that was restarted."""
-    tail = ("zos", instance, SYSTEM_LEAF)
-    return own.parents[len(tail) - 1] if own.parts[-len(tail) :] == tail else None
 
 
 def scope_unit(instance: str) -> str:
