@@ -136,7 +136,7 @@ def cgroup2_root() -> Path:
 
 def static_busybox() -> Path:
     found = shutil.which("busybox")
-    if found is None or b"\x7fELF" != Path(found).read_bytes()[:4]:
+    if found is None or Path(found).read_bytes()[:4] != b"\x7fELF":
         pytest.skip("no busybox")
     if b"ld-linux" in Path(found).read_bytes()[:4096]:
         pytest.skip("busybox is not static (apt install busybox-static)")
@@ -304,7 +304,7 @@ def service_table(directory: Path, instance: str, *more: str) -> dict[str, Any]:
                 "ready_timeout_ms": 10_000,
                 "stop_timeout_ms": 2_000,
                 "restarts_max": 50,
-                "restart_window_ms": 10_000,
+                "restart_window_ms": 100,
                 "fallback": None,
             }
         ],

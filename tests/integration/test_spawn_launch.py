@@ -281,7 +281,7 @@ def test_limits(tree: Tree) -> None:
 
 def test_network_namespaces(tree: Tree) -> None:
     _, fds = tree.spawn.ask("netns", name="n1")
-    again, more = tree.spawn.ask("netns", name="n1")
+    _, more = tree.spawn.ask("netns", name="n1")
     assert [os.fstat(fd).st_ino for fd in fds[:1]] == [os.fstat(fd).st_ino for fd in more[:1]]
     inode = os.fstat(fds[0]).st_ino
     assert inode != os.stat("/proc/self/ns/net").st_ino
