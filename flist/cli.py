@@ -95,7 +95,7 @@ HUB = Group(
                 argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
                 argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7080", help="default: 127.0.0.1:7080"),
             ),
-            details="SIGTERM ends it cleanly.\nStatistics are at /v1/statistics, a description of the API at /openapi.json.",
+            details="SIGTERM ends it cleanly.\nStatistics are at /v1/statistics, the API at /openapi.json.",
             examples=(
                 ("zos hub serve", "your own store, on loopback"),
                 ("zos hub serve --store /srv/store --listen 0.0.0.0:7080", "to the network"),
