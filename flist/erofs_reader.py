@@ -1,4 +1,4 @@
-"""Reading a metadata image of ours (FLIST-META), from whoever it comes: every offset is checked, nothing is believed.
+"""Reading a metadata image of ours (FLIST-META), from whoever it comes: every offset is checked (EXTRACT-2).
 
 Written from the kernel's `fs/erofs/erofs_fs.h` and not from `flist/erofs.py`, so that each is the other's test. Only
 what version 1 of the format allows is read; anything else is refused, not skipped. Pure.

@@ -1,4 +1,4 @@
-"""An image becomes a directory tree: content and all metadata, whoever made the image (FLIST-EXTRACT).
+"""An image becomes a directory tree: content and all metadata, whoever made the image (docs/spec/store.md, EXTRACT).
 
 The target is ours alone (0700) until it is finished. Every name was checked by `erofs_reader`: no two are alike in a
 directory, so nothing that is made can be a link on the way of a later path; every open refuses links all the same.

@@ -4,7 +4,7 @@
 
 Publisher and name are 1 to 64 of a-z, 0-9, '.', '_', '-' with a letter or digit at both ends; a tag is 1 to 64 of
 A-Z, a-z, 0-9, '.', '_', '-' and begins with a letter or digit; a digest is 64 hexadecimal digits; a hub is HOST[:PORT].
-A name record (docs/spec/store.md, NAME-1) lies at `name/<publisher>/<name>/<tag>` of a store:
+A name record (docs/spec/store.md, NAME-2) lies at `name/<publisher>/<name>/<tag>` of a store:
 
     magic "ZOSFNAME" | u16 version 1 | u32 length | msgpack of NameRecord | key 32 | signature 64
 """
@@ -59,7 +59,7 @@ Trusted = Callable[[str], Sequence[bytes]]
 
 
 class NameInvalid(ZosError):
-    """Text that cannot be the name of an image (NAME-GRAMMAR)."""
+    """Text that cannot be the name of an image (NAME-1)."""
 
     code, http_status, exit_status = "flist.name-invalid", 400, 34
 
@@ -154,7 +154,7 @@ class NameRecord(Document, frozen=True, kw_only=True):
 
 
 def sign_record(record: NameRecord, key: Key) -> bytes:
-    """The bytes of a record, signed (NAME-2)."""
+    """The bytes of a record, signed (NAME-2, NAME-3)."""
     body = encode_msgpack(record)
     if len(body) > RECORD_MAX:
         raise NameInvalid("a name record is too long", length=len(body))
@@ -226,7 +226,7 @@ async def resolve(store: Store, name: ImageName, *, trusted: Trusted, now_s: int
     if revision is not None and manifest.revision != revision:
         raise ManifestInvalid(f"{name} is revision {revision} by its name and {manifest.revision} by its manifest")
     verify_manifest(signed, trusted=trusted)
-    if manifest.expires_s is not None and now_s > manifest.expires_s:
+    if manifest.expires_s is not None and now_s >= manifest.expires_s:
         raise ImageExpired(f"{name} has expired", hint="build it again", expires_s=manifest.expires_s)
     return signed
 

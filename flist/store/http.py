@@ -118,6 +118,8 @@ class HttpStore:
                 yield response
         except TimeoutError as error:  # aiohttp's own timeouts are of this class, too
             raise self._unavailable(path, "it is too slow") from error
+        except aiohttp.ClientConnectorError as error:
+            raise self._unavailable(path, error.os_error.strerror or str(error.os_error)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._unavailable(path, str(error) or type(error).__name__) from error
 

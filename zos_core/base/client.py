@@ -145,7 +145,8 @@ class Client:
 
     def _unreachable(self, error: BaseException) -> Unreachable:
         hint = "is the instance up? `zos up` starts it" if isinstance(self._address, Path) else None
-        return Unreachable(f"{self._address}: {error}", hint=hint)
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        return Unreachable(f"{self._address}: {getattr(cause, 'strerror', None) or cause}", hint=hint)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -122,6 +122,8 @@ class Problem(Record, frozen=True, kw_only=True):
 class RemoteProblem(ZosError):
     """A server's error answer: `code`, `exit_status` and the rest are those of the error that the server raised."""
 
+    code = "http.problem"
+
     @classmethod
     def from_problem(cls, problem: Problem, http_status: int) -> RemoteProblem:
         """An error whose attributes are the server's; statuses that no class may have become 1."""
