@@ -6,11 +6,13 @@ mod block;
 mod forward;
 mod log;
 mod refuse;
+mod server;
+mod service;
 
 use std::process::ExitCode;
 
 /// Exit status of a wrong command line (native programs have 90-99).
-const EXIT_USAGE: u8 = 90;
+pub(crate) const EXIT_USAGE: u8 = 90;
 
 fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);

@@ -1,0 +1,339 @@
+//! One log on disk: its files, their rotation, and the slot that says how far it is written (LOG-FILE, LOG-SLOT).
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::MemfdFlags;
+
+use super::buffer::{frame_header, Buffer, CHUNK_MAX, FRAME_HEADER};
+use super::record::{Slot, SLOT_SIZE};
+
+const FILE_MAGIC: &[u8; 8] = b"ZOSLOG1\0";
+const FILE_HEADER: u64 = 16;
+/// Stream of a note by logd itself.
+const NOTE: u8 = 3;
+/// Kind of an end: the next file goes on.
+const CONTINUES: u8 = 0;
+/// Kind of an end: both pipes have ended.
+const ENDED: u8 = 3;
+/// Room for a header, notes, the largest frame and an end.
+pub const FILE_BYTES_MIN: u64 = 2 * CHUNK_MAX as u64;
+/// So that a log is never more than a disk of today.
+pub const FILE_BYTES_MAX: u64 = 1 << 30;
+/// So that a directory stays quick to list.
+pub const FILES_MAX: u32 = 1024;
+
+/// Limits of a log, checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of one file.
+    pub file_bytes_max: u64,
+    /// Files that are kept.
+    pub files_max: u32,
+}
+
+impl Limits {
+    /// Of a log that nobody has asked for yet: logd was killed before the first `attach`.
+    pub const DEFAULT: Limits = Limits {
+        file_bytes_max: 16 << 20,
+        files_max: 4,
+    };
+
+    /// Whether logd takes them.
+    pub fn are_valid(&self) -> bool {
+        (FILE_BYTES_MIN..=FILE_BYTES_MAX).contains(&self.file_bytes_max)
+            && (1..=FILES_MAX).contains(&self.files_max)
+    }
+}
+
+/// The files and the slot of one log.
+#[derive(Debug)]
+pub struct Files {
+    directory: PathBuf,
+    memfd: OwnedFd,
+    slot: Slot,
+    file: Option<File>,
+}
+
+impl Files {
+    /// A log that hold has no slot of; files of an earlier one in its directory are kept, and count.
+    pub fn create(directory: PathBuf, limits: Limits) -> io::Result<Files> {
+        let found = list(&directory).unwrap_or_default();
+        let last = found.last().copied().unwrap_or(0);
+        let size = fs::metadata(directory.join(format!("{last}.log"))).map_or(0, |data| data.len());
+        let slot = Slot {
+            file_bytes_max: limits.file_bytes_max,
+            files_max: limits.files_max,
+            seq: last,
+            offset: size,
+            oldest: found.first().copied().unwrap_or(1),
+            ..Slot::default()
+        };
+        let memfd = rustix::fs::memfd_create("zos-logslot", MemfdFlags::CLOEXEC)?;
+        let mut files = Files {
+            directory,
+            memfd,
+            slot,
+            file: None,
+        };
+        files.commit(slot)?;
+        Ok(files)
+    }
+
+    /// The log of a predecessor.
+    pub fn open(directory: PathBuf, memfd: OwnedFd) -> io::Result<Files> {
+        let mut bytes = [0; SLOT_SIZE];
+        let read = rustix::io::pread(&memfd, &mut bytes, 0)?;
+        let slot = Slot::decode(&bytes).filter(|_| read == SLOT_SIZE);
+        let slot = slot.ok_or_else(|| {
+            io::Error::new(io::ErrorKind::InvalidData, "a log slot of another version")
+        })?;
+        let mut files = Files {
+            directory,
+            memfd,
+            slot,
+            file: None,
+        };
+        files.delete_old();
+        if slot.seq > 0 {
+            files.reopen();
+        }
+        Ok(files)
+    }
+
+    /// For hold.
+    pub fn memfd(&self) -> &OwnedFd {
+        &self.memfd
+    }
+
+    /// How far it is written.
+    pub fn slot(&self) -> &Slot {
+        &self.slot
+    }
+
+    /// Other limits from the next chunk on.
+    pub fn set_limits(&mut self, limits: Limits) -> io::Result<()> {
+        let (file_bytes_max, files_max) = (limits.file_bytes_max, limits.files_max);
+        self.commit(Slot {
+            file_bytes_max,
+            files_max,
+            ..self.slot
+        })
+    }
+
+    /// Where a chunk of `length` bytes goes: a file that has room for it, after the notes that are due.
+    /// `(0, 0)` if nothing can be written now.
+    pub fn place(&mut self, length: usize, time_ns: u64) -> (u32, u64) {
+        match self.try_place(length, time_ns) {
+            Ok(()) => (self.slot.seq, self.slot.offset),
+            Err(_) => (0, 0),
+        }
+    }
+
+    fn try_place(&mut self, length: usize, time_ns: u64) -> io::Result<()> {
+        let needed = (FRAME_HEADER + length.next_multiple_of(8)) as u64;
+        // Each place may add a note of at most 128 bytes, and a file needs room for its end.
+        let fits =
+            self.slot.offset + needed + 128 + FRAME_HEADER as u64 <= self.slot.file_bytes_max;
+        if self.file.is_none() || !fits {
+            self.rotate(time_ns)?;
+        }
+        let slot = self.slot;
+        let note = match (
+            slot.dropped_bytes > slot.dropped_noted,
+            slot.deleted_bytes > slot.deleted_noted,
+        ) {
+            (false, false) => return Ok(()),
+            (true, false) => format!(
+                "zos: {} bytes in all could not be written here and are lost\n",
+                slot.dropped_bytes
+            ),
+            (_, true) => format!(
+                "zos: {} bytes in all of older output were deleted\n",
+                slot.deleted_bytes
+            ),
+        };
+        let mut frame = frame_header(note.len() as u32, NOTE, time_ns).to_vec();
+        frame.extend(note.as_bytes());
+        frame.resize(frame.len().next_multiple_of(8), 0);
+        self.write_at(&frame, slot.offset)?;
+        let offset = slot.offset + frame.len() as u64;
+        let noted = match slot.deleted_bytes > slot.deleted_noted {
+            true => Slot {
+                deleted_noted: slot.deleted_bytes,
+                ..slot
+            },
+            false => Slot {
+                dropped_noted: slot.dropped_bytes,
+                ..slot
+            },
+        };
+        self.commit(Slot { offset, ..noted })
+    }
+
+    /// Write, or drop, the `length` bytes that were taken; a successor may do it again.
+    pub fn settle(&mut self, buffer: &mut Buffer, length: usize) -> io::Result<()> {
+        let take = buffer.last();
+        let (number, seq, offset) = (take.number, take.seq, take.offset);
+        let slot = Slot {
+            take: number,
+            ..self.slot
+        };
+        if length == 0 {
+            return self.commit(slot);
+        }
+        let right_place = (seq, offset) == (self.slot.seq, self.slot.offset) && seq > 0;
+        let written = match self.file.as_ref().filter(|_| right_place) {
+            Some(file) => buffer.write_frame(file, length),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        match written {
+            Ok(size) => self.commit(Slot {
+                offset: offset + size,
+                ..slot
+            }),
+            Err(_) => {
+                // Nothing of a frame that is not whole may stay.
+                if let Some(file) = self.file.as_ref().filter(|_| right_place) {
+                    let _ = file.set_len(offset);
+                }
+                let dropped_bytes = slot.dropped_bytes + length as u64;
+                self.commit(Slot {
+                    dropped_bytes,
+                    ..slot
+                })
+            }
+        }
+    }
+
+    /// Both pipes have ended: say so in the file. What comes after all (the container runs again) takes its place.
+    pub fn end(&mut self, time_ns: u64) {
+        let end = frame_header(0, ENDED, time_ns);
+        if self.file.is_some() && self.write_at(&end, self.slot.offset).is_err() {
+            let _ = self
+                .file
+                .as_ref()
+                .map(|file| file.set_len(self.slot.offset));
+        }
+    }
+
+    /// Close the present file and begin the next one, deleting the oldest where there are too many.
+    ///
+    /// The order makes each step repeatable: what is to be deleted is committed before it is, so it is counted once;
+    /// the new file is only known once it has its header.
+    fn rotate(&mut self, time_ns: u64) -> io::Result<()> {
+        fs::create_dir_all(&self.directory)?;
+        let mut slot = self.slot;
+        let next = slot.seq.checked_add(1).ok_or(io::ErrorKind::FileTooLarge)?;
+        let first_kept = (next + 1).saturating_sub(slot.files_max).max(1);
+        for seq in slot.oldest..first_kept.max(slot.oldest) {
+            let size = fs::metadata(self.path(seq)).map_or(0, |data| data.len());
+            slot.deleted_bytes += size.saturating_sub(FILE_HEADER);
+        }
+        slot.oldest = slot.oldest.max(first_kept);
+        if slot != self.slot {
+            self.commit(slot)?;
+            self.delete_old();
+        }
+        if self.file.is_some() {
+            // Without it a reader still finds the next file.
+            let _ = self.write_at(&frame_header(0, CONTINUES, time_ns), slot.offset);
+        }
+        let path = self.path(next);
+        let new = OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&path)?;
+        let mut header = FILE_MAGIC.to_vec();
+        header.extend(next.to_le_bytes());
+        header.extend([0; 4]);
+        if let Err(error) = new.write_all_at(&header, 0) {
+            let _ = fs::remove_file(&path);
+            return Err(error);
+        }
+        self.file = Some(new);
+        self.commit(Slot {
+            seq: next,
+            offset: FILE_HEADER,
+            ..slot
+        })
+    }
+
+    /// The file that the slot names, if it is what it should be; otherwise the next chunk begins a new one.
+    fn reopen(&mut self) {
+        let open = || -> io::Result<File> {
+            let mut file = OpenOptions::new()
+                .read(true)
+                .write(true)
+                .open(self.path(self.slot.seq))?;
+            let mut header = [0; FILE_HEADER as usize];
+            file.read_exact(&mut header)?;
+            let is_ours =
+                header.starts_with(FILE_MAGIC) && header[8..12] == self.slot.seq.to_le_bytes();
+            match is_ours && file.metadata()?.len() >= self.slot.offset {
+                true => Ok(file),
+                false => Err(io::ErrorKind::InvalidData.into()),
+            }
+        };
+        self.file = open().ok();
+    }
+
+    fn delete_old(&self) {
+        // What cannot be listed or deleted is tried again at the next rotation.
+        for seq in list(&self.directory).unwrap_or_default() {
+            if seq < self.slot.oldest {
+                let _ = fs::remove_file(self.path(seq));
+            }
+        }
+    }
+
+    fn write_at(&self, bytes: &[u8], offset: u64) -> io::Result<()> {
+        let result = match &self.file {
+            Some(file) => file.write_all_at(bytes, offset),
+            None => Err(io::ErrorKind::NotFound.into()),
+        };
+        if let (Err(_), Some(file)) = (&result, &self.file) {
+            let _ = file.set_len(offset);
+        }
+        result
+    }
+
+    fn commit(&mut self, slot: Slot) -> io::Result<()> {
+        if rustix::io::pwrite(self.memfd.as_fd(), &slot.encode(), 0)? != SLOT_SIZE {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+        self.slot = slot;
+        Ok(())
+    }
+
+    fn path(&self, seq: u32) -> PathBuf {
+        self.directory.join(format!("{seq}.log"))
+    }
+}
+
+/// The numbers of the log files in a directory, ascending; none if it is not there.
+pub fn list(directory: &Path) -> io::Result<Vec<u32>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut found = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name();
+        let stem = name.to_str().and_then(|name| name.strip_suffix(".log"));
+        let seq = stem.and_then(|stem| {
+            stem.parse::<u32>()
+                .ok()
+                .filter(|seq| seq.to_string() == stem && *seq > 0)
+        });
+        found.extend(seq);
+    }
+    found.sort_unstable();
+    Ok(found)
+}
