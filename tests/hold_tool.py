@@ -234,6 +234,7 @@ class Starter:
     program: Path
     directory: Path
     started: list[Holding] = field(default_factory=list)
+    limit_nofile: int | None = None
 
     def __call__(
         self,
@@ -263,7 +264,8 @@ class Starter:
         memory = os.memfd_create("table")
         os.write(memory, table)
         ready, ready_write = os.pipe()
-        command: list[str | Path] = [self.program, "hold", "--table", str(memory), "--ready", str(ready_write)]
+        limit = ["prlimit", f"--nofile={self.limit_nofile}"] if self.limit_nofile else []
+        command: list[str | Path] = [*limit, self.program, "hold", "--table", str(memory), "--ready", str(ready_write)]
         process = subprocess.Popen(
             command, pass_fds=(memory, ready_write), start_new_session=True, stdin=subprocess.DEVNULL
         )

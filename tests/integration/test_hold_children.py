@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
+import random
 import signal
 import subprocess
 import time
@@ -10,7 +13,19 @@ from pathlib import Path
 
 import pytest
 
-from tests.hold_tool import Holding, HoldTool, Refused, Starter, is_reaped, parent_of, pidfd, wait_exit
+from tests.hold_tool import (
+    SAY_READY,
+    WAIT,
+    Holding,
+    HoldTool,
+    Refused,
+    Starter,
+    is_reaped,
+    parent_of,
+    pidfd,
+    shell_service,
+    wait_exit,
+)
 
 
 @pytest.fixture
@@ -185,6 +200,28 @@ def test_a_process_that_is_not_a_child_is_reported_too(start_hold: Starter) -> N
     assert tool.ask("children")["children"] == []
 
 
+def test_a_foreign_process_that_becomes_a_child_is_reported_once(start_hold: Starter, tmp_path: Path) -> None:
+    """Its parent dies, hold is the subreaper: waitid and the pidfd both tell of the end."""
+    pids = tmp_path / "pids"
+    os.mkfifo(pids)
+    script = f"test $ZOS_GENERATION = 1 && {{ sleep 1000 & echo $! >{pids}; }}; {SAY_READY}; {WAIT}"
+    holding = start_hold(shell_service("one", script))
+    tool = holding.tool()
+    tool.ask("subscribe")
+    pid = int(pids.read_text())
+    with pidfd(pid) as descriptor:
+        assert parent_of(pid) == tool.service("one")["pid"]
+        register(tool, "foreign", pid, descriptor)
+        os.kill(tool.service("one")["pid"], signal.SIGKILL)
+        tool.until(lambda: parent_of(pid) == holding.pid)
+        os.kill(pid, signal.SIGKILL)
+        assert tool.event("exit")["signal"] == 9
+        with pytest.raises(Refused) as refused:
+            register(tool, "again", pid, descriptor)
+        assert refused.value.code == "hold.not-a-child"
+    assert len(tool.ask("exits", after=0)["exits"]) == 1
+
+
 def test_many_children_end_at_once(holding: Holding, tool: HoldTool) -> None:
     """One SIGCHLD may stand for many: none is lost, none doubled."""
     tool.ask("subscribe")
@@ -200,3 +237,47 @@ def test_many_children_end_at_once(holding: Holding, tool: HoldTool) -> None:
     assert sorted(exit_["pid"] for exit_ in seen) == sorted(pids)
     assert [exit_["seq"] for exit_ in seen] == list(range(1, 51))
     assert tool.ask("exits", after=0)["exits"] == seen
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_ends_and_kills(start_hold: Starter, seed: int) -> None:
+    """Children end, services and subscribers are killed, in any order: each child ends exactly once in the record."""
+    chance = random.Random(seed)
+    holding = start_hold(shell_service("victim", f"{SAY_READY}; {WAIT}", restarts_max=1_000), launcher=True)
+    tool = holding.tool()
+    subscriber = holding.tool()
+    subscriber.ask("subscribe")
+    alive: dict[str, int] = {}
+    expected: dict[str, int] = {}
+    for number in range(60):
+        action = chance.choice(["launch", "launch", "kill", "service", "subscriber", "early"])
+        name = f"c{number}"
+        if action in ("launch", "early"):
+            pid = holding.launch("exec sleep 1000", tool)
+            with pidfd(pid) as descriptor:
+                if action == "early":
+                    os.kill(pid, signal.SIGKILL)
+                    if chance.random() < 0.5:
+                        tool.until(functools.partial(is_reaped, descriptor))
+                    expected[name] = pid
+                else:
+                    alive[name] = pid
+                register(tool, name, pid, descriptor, generation=number)
+        elif action == "kill" and alive:
+            name, pid = alive.popitem()
+            os.kill(pid, signal.SIGKILL)
+            expected[name] = pid
+        elif action == "service":
+            victim = tool.service("victim")["pid"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim or 2**22, signal.SIGKILL)
+        elif action == "subscriber":
+            subscriber.socket.close()
+            subscriber = holding.tool()
+            subscriber.ask("subscribe")
+    tool.until(lambda: len(tool.ask("exits", after=0)["exits"]) == len(expected))
+    exits = tool.ask("exits", after=0)["exits"]
+    assert [exit_["seq"] for exit_ in exits] == list(range(1, len(expected) + 1))
+    assert {exit_["name"]: exit_["pid"] for exit_ in exits} == expected
+    assert {exit_["signal"] for exit_ in exits} <= {9}
+    assert {child["name"]: child["pid"] for child in tool.ask("children")["children"]} == alive

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -153,3 +154,22 @@ def test_a_large_frame_with_a_bad_memfd_ends_the_connection(start_hold: Starter)
         with pytest.raises(Gone):
             tool.receive()
     assert holding.tool().names() == []
+
+
+def test_the_machines_limit_is_a_typed_error_too(start_hold: Starter, paper: int) -> None:
+    """With few descriptors to be had hold keeps fewer, and needs none for saying so."""
+    start_hold.limit_nofile = 256
+    holding = start_hold()
+    tool = holding.tool()
+    room = tool.ask("services")["descriptors_max"]
+    limit = int(re.findall(r"Max open files\s+(\d+)", Path(f"/proc/{holding.pid}/limits").read_text())[0])
+    assert room == min(16_384, max(limit - 1_024, limit // 2))
+    for number in range(room):
+        tool.put(f"n/{number}", paper)
+    with pytest.raises(Refused) as refused:
+        tool.put("one-more", paper)
+    assert refused.value.code == "hold.full"
+    assert len(tool.names("n/")) == room
+    with pytest.raises(Refused) as refused:
+        tool.call("put", {"name": "a"}, [paper] * 64)
+    assert refused.value.code == "frame.bad-body"

@@ -22,7 +22,7 @@ pub struct Start<'a> {
     pub args: &'a [CString],
     /// `K=V` each.
     pub env: &'a [CString],
-    /// Becomes descriptor 0, 1, 2 and so on of the program; every other descriptor that it gets lacks close-on-exec.
+    /// Becomes descriptor 0, 1, 2 and so on of the program, which gets no other.
     pub fds: &'a [BorrowedFd<'a>],
 }
 
@@ -113,6 +113,14 @@ fn child(
                 return errno();
             }
         }
+        // Whatever this process was started with and did not ask for.
+        let first = sources.len() as libc::c_uint;
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC,
+        );
         match (program, program_fd) {
             (Program::Path(path), _) => {
                 libc::execve(path.as_ptr(), args.as_ptr(), env.as_ptr());

@@ -1,6 +1,7 @@
 //! Registered children and their exits: each exit exactly once. Pure bookkeeping.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::rc::Rc;
 
 use linux::wait::Status;
 use wire::hold::{Child, Exit, EXITS_REPLY_MAX};
@@ -147,6 +148,13 @@ impl Children {
         self.exits.drain(..until);
     }
 
+    /// Whether this pidfd is that of the registered child `pid`.
+    pub fn is_registered(&self, pid: i32, pidfd: &Shared) -> bool {
+        let name = self.names.get(&pid);
+        let known = name.and_then(|name| self.by_name.get(name));
+        known.is_some_and(|known| Rc::ptr_eq(&known.pidfd, pidfd))
+    }
+
     /// A registered child.
     pub fn get(&self, name: &str) -> Option<&Registered> {
         self.by_name.get(name)
@@ -166,7 +174,6 @@ impl Children {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::rc::Rc;
 
     fn fd() -> Shared {
         Rc::new(linux::memfd::sealed("t", b"").unwrap())
@@ -187,7 +194,9 @@ mod tests {
         let pidfd = fd();
         children.check_new("a", 10).unwrap();
         children.add(child("a", 10), pidfd.clone());
-        assert!(Rc::ptr_eq(&children.get("a").unwrap().pidfd, &pidfd));
+        assert!(children.is_registered(10, &pidfd));
+        assert!(!children.is_registered(10, &fd()));
+        assert!(!children.is_registered(11, &pidfd));
         assert_eq!(children.check_new("a", 11).unwrap_err().code, "hold.exists");
         assert_eq!(children.check_new("b", 10).unwrap_err().code, "hold.exists");
         let (exit, _) = children.ended(10, Some(Status::Exited(5)), 99).unwrap();

@@ -44,7 +44,7 @@ use table::{Table, DESCRIPTORS_MAX, HOLD_SOCKET, TABLE_MAX};
 const EXIT_USAGE: u8 = 90;
 const EXIT_START: u8 = 91;
 const EXIT_REMAINS: u8 = 92;
-/// Descriptors for what hold itself needs: channels, pidfds, 65 of a frame on its way in.
+/// Descriptors for what hold itself needs: channels, pidfds, 64 of a frame on its way in; at most half of all.
 const DESCRIPTORS_RESERVED: u32 = 1_024;
 /// Tools on `hold.sock` at a time.
 const TOOLS_MAX: usize = 64;
@@ -242,7 +242,7 @@ fn descriptors_max(log: &mut Log) -> u32 {
         .current
         .unwrap_or(wanted)
         .min(wanted) as u32;
-    got - DESCRIPTORS_RESERVED.min(got / 4 + 1).min(got)
+    got - DESCRIPTORS_RESERVED.min(got / 2)
 }
 
 /// Now, in nanoseconds since the epoch.
@@ -461,7 +461,9 @@ impl Hold {
             return;
         };
         let status = linux::pidfd::exit_status(&pidfd);
-        if matches!(status, Ok(None)) && !flags.contains(EventFlags::HUP) {
+        // Once its parent has ended, and hold as the subreaper has waited for it, its end is told already.
+        let registered = self.children.is_registered(pid, &pidfd);
+        if registered && matches!(status, Ok(None)) && !flags.contains(EventFlags::HUP) {
             let wait_for_reap = epoll::modify(
                 &self.epoll,
                 &pidfd,
@@ -474,8 +476,10 @@ impl Hold {
         }
         let _ = epoll::delete(&self.epoll, &pidfd);
         self.foreign.remove(&key);
-        let exit = self.children.ended(pid, status.ok().flatten(), now_ns());
-        self.tell_exit(exit);
+        if registered {
+            let exit = self.children.ended(pid, status.ok().flatten(), now_ns());
+            self.tell_exit(exit);
+        }
     }
 
     // -- events
