@@ -106,6 +106,9 @@ class Packer:
             raise _File(root, 0, 0, 0).unreadable(error) from None
         try:
             addresses = [self._pack(_read(root_fd, unit), piece) for unit, piece in plan]
+        except BaseException:
+            self._abandon()
+            raise
         finally:
             os.close(root_fd)
         self._usable = True
@@ -153,6 +156,11 @@ class Packer:
         self._addresses[digest] = address
         self._emitted.append(_EMITTED.pack(digest, length, pack, offset, stored))
         return address
+
+    def _abandon(self) -> None:
+        """Close what is open; the pack under way is worth nothing."""
+        if self._open is not None:
+            self._open[0].close()
 
     def _close(self) -> None:
         if self._open is None:
