@@ -18,6 +18,14 @@ fn main() -> ExitCode {
     let mut args = std::env::args_os().skip(1);
     let role = args.next().unwrap_or_default();
     let rest: Vec<_> = args.collect();
+    // The names of docs/spec and of the process tree.
+    match role.to_str() {
+        Some("block") => linux::process::set_name("zos-blockd"),
+        Some("refuse") => linux::process::set_name("zos-refuse"),
+        Some("log") => linux::process::set_name("zos-logd"),
+        Some("forward") => linux::process::set_name("zos-forward"),
+        _ => {}
+    }
     match role.to_str() {
         Some("block") => block::main(rest),
         Some("refuse") => refuse::main(rest),

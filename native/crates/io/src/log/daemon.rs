@@ -234,13 +234,14 @@ impl Daemon {
         else {
             return Ok(());
         };
-        if log.files.slot().take >= take.number {
-            return Ok(());
+        let recovered = log.files.recover(&mut self.buffer);
+        if let Some(taken) = recovered.map_err(Failure::of("recover"))? {
+            eprintln!(
+                "zos-io log: finished a take of {}: {taken} of {} bytes had been read",
+                take.name, take.length
+            );
         }
-        let taken = self.buffer.taken();
-        log.files
-            .settle(&mut self.buffer, taken)
-            .map_err(Failure::of("settle"))
+        Ok(())
     }
 
     // --- pipes -------------------------------------------------------------------------------------------------

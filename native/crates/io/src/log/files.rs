@@ -174,6 +174,16 @@ impl Files {
         self.commit(Slot { offset, ..noted })
     }
 
+    /// Settle the take that a predecessor left behind, if it is of this log; how many bytes it had read.
+    pub fn recover(&mut self, buffer: &mut Buffer) -> io::Result<Option<usize>> {
+        if self.slot.take >= buffer.last().number {
+            return Ok(None);
+        }
+        let taken = buffer.taken();
+        self.settle(buffer, taken)?;
+        Ok(Some(taken))
+    }
+
     /// Write, or drop, the `length` bytes that were taken; a successor may do it again.
     pub fn settle(&mut self, buffer: &mut Buffer, length: usize) -> io::Result<()> {
         let take = buffer.last();
@@ -336,4 +346,205 @@ pub fn list(directory: &Path) -> io::Result<Vec<u32>> {
     }
     found.sort_unstable();
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::record::Take;
+    use super::*;
+
+    /// A folder that goes away with its test.
+    struct Folder(PathBuf);
+
+    impl Folder {
+        fn new(name: &str) -> Folder {
+            let path = std::env::temp_dir().join(format!("zos-log-{}-{name}", std::process::id()));
+            fs::create_dir(&path).unwrap();
+            Folder(path)
+        }
+
+        fn files(&self, limits: Limits) -> Files {
+            Files::create(self.0.clone(), limits).unwrap()
+        }
+    }
+
+    impl Drop for Folder {
+        fn drop(&mut self) {
+            let _ = fs::remove_dir_all(&self.0);
+        }
+    }
+
+    const LIMITS: Limits = Limits {
+        file_bytes_max: FILE_BYTES_MIN,
+        files_max: 3,
+    };
+
+    /// What a successor finds: the same memory, nothing else.
+    fn successor(files: &Files, buffer: &Buffer) -> (Files, Buffer) {
+        let slot = files.memfd().try_clone().unwrap();
+        let memory = buffer.memfd().try_clone().unwrap();
+        (
+            Files::open(files.directory.clone(), slot).unwrap(),
+            Buffer::open(memory, 3).unwrap(),
+        )
+    }
+
+    fn begin(files: &mut Files, buffer: &mut Buffer, length: usize) {
+        let (seq, offset) = files.place(length, 7);
+        let take = Take {
+            time_ns: 7,
+            offset,
+            seq,
+            length: length as u32,
+            stream: 1,
+            ..Take::default()
+        };
+        buffer.begin(take).unwrap();
+    }
+
+    fn chunk(files: &mut Files, buffer: &mut Buffer, data: &[u8]) {
+        let (out, into) = rustix::pipe::pipe().unwrap();
+        rustix::pipe::fcntl_setpipe_size(&into, 2 * CHUNK_MAX).unwrap();
+        rustix::io::write(&into, data).unwrap();
+        begin(files, buffer, data.len());
+        let read = buffer.read(&out).unwrap();
+        files.settle(buffer, read).unwrap();
+    }
+
+    /// All frames of all files, oldest first; a place that is no frame ends a file.
+    fn frames(folder: &Folder) -> Vec<(u8, Vec<u8>)> {
+        let mut found = Vec::new();
+        for seq in list(&folder.0).unwrap() {
+            let bytes = fs::read(folder.0.join(format!("{seq}.log"))).unwrap();
+            assert_eq!(bytes[..8], *FILE_MAGIC);
+            let mut at = FILE_HEADER as usize;
+            while let Some(header) = bytes.get(at..at + FRAME_HEADER) {
+                let length =
+                    u32::from_le_bytes([header[0], header[1], header[2], header[3]]) as usize;
+                if length == 0 {
+                    break;
+                }
+                at += FRAME_HEADER;
+                found.push((header[4], bytes[at..at + length].to_vec()));
+                at += length.next_multiple_of(8);
+            }
+        }
+        found
+    }
+
+    #[test]
+    fn a_kill_at_any_step_neither_loses_nor_doubles() {
+        for step in 0..=4 {
+            let folder = Folder::new(&format!("kill-{step}"));
+            let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+            chunk(&mut files, &mut buffer, b"before");
+            let (out, into) = rustix::pipe::pipe().unwrap();
+            rustix::io::write(&into, b"the chunk").unwrap();
+            if step >= 1 {
+                begin(&mut files, &mut buffer, 9);
+            }
+            if step >= 2 {
+                assert_eq!(buffer.read(&out).unwrap(), 9);
+            }
+            if step == 3 {
+                // The frame is written, in part, but not committed.
+                buffer.write_frame(files.file.as_ref().unwrap(), 9).unwrap();
+                files
+                    .file
+                    .as_ref()
+                    .unwrap()
+                    .set_len(files.slot.offset + 20)
+                    .unwrap();
+            }
+            if step == 4 {
+                files.settle(&mut buffer, 9).unwrap();
+            }
+            let (mut files, mut buffer) = successor(&files, &buffer);
+            let recovered = files.recover(&mut buffer).unwrap();
+            assert_eq!(recovered, [None, Some(0), Some(9), Some(9), None][step]);
+            assert_eq!(files.recover(&mut buffer).unwrap(), None, "once");
+            if rustix::io::ioctl_fionread(&out).unwrap() > 0 {
+                begin(&mut files, &mut buffer, 9);
+                let read = buffer.read(&out).unwrap();
+                files.settle(&mut buffer, read).unwrap();
+            }
+            chunk(&mut files, &mut buffer, b"after");
+            let expected = [&b"before"[..], b"the chunk", b"after"].map(|data| (1, data.to_vec()));
+            assert_eq!(frames(&folder), expected, "step {step}");
+        }
+    }
+
+    #[test]
+    fn files_stay_within_their_limits_and_losses_are_noted() {
+        let folder = Folder::new("rotate");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        let sizes = [1, 8, 100, 4095, CHUNK_MAX - 1, CHUNK_MAX, CHUNK_MAX];
+        for size in sizes.into_iter().cycle().take(100) {
+            chunk(&mut files, &mut buffer, &vec![b'x'; size]);
+        }
+        let kept = list(&folder.0).unwrap();
+        assert_eq!(kept.len(), 3);
+        assert_eq!((files.slot.oldest, files.slot.seq), (kept[0], kept[2]));
+        for seq in kept {
+            assert!(fs::metadata(files.path(seq)).unwrap().len() <= FILE_BYTES_MIN);
+        }
+        assert!(files.slot.deleted_bytes > 0);
+        let notes: Vec<_> = frames(&folder)
+            .into_iter()
+            .filter(|(stream, _)| *stream == NOTE)
+            .collect();
+        let expected = format!(
+            "zos: {} bytes in all of older output were deleted\n",
+            files.slot.deleted_bytes
+        );
+        assert_eq!(notes.last().unwrap().1, expected.as_bytes());
+    }
+
+    #[test]
+    fn a_new_log_goes_on_after_the_files_of_an_old_one() {
+        let folder = Folder::new("old");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        chunk(&mut files, &mut buffer, b"old");
+        let mut files = folder.files(LIMITS);
+        assert_eq!((files.slot.seq, files.slot.offset), (1, 16 + 16 + 8));
+        chunk(&mut files, &mut buffer, b"new");
+        assert_eq!(list(&folder.0).unwrap(), [1, 2]);
+        assert_eq!(
+            frames(&folder),
+            [(1, b"old".to_vec()), (1, b"new".to_vec())]
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_written_is_counted_and_noted() {
+        let folder = Folder::new("drop");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        fs::remove_dir(&folder.0).unwrap();
+        fs::write(&folder.0, b"in the way").unwrap();
+        chunk(&mut files, &mut buffer, b"lost");
+        assert_eq!((files.slot.dropped_bytes, files.slot.seq), (4, 0));
+        fs::remove_file(&folder.0).unwrap();
+        chunk(&mut files, &mut buffer, b"kept");
+        let note = b"zos: 4 bytes in all could not be written here and are lost\n".to_vec();
+        assert_eq!(frames(&folder), [(NOTE, note), (1, b"kept".to_vec())]);
+        files.end(9);
+        chunk(&mut files, &mut buffer, b"more");
+        assert_eq!(
+            frames(&folder).last(),
+            Some(&(1, b"more".to_vec())),
+            "in the place of the end"
+        );
+    }
+
+    #[test]
+    fn a_file_that_somebody_has_taken_away_is_replaced() {
+        let folder = Folder::new("gone");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        chunk(&mut files, &mut buffer, b"one");
+        fs::remove_file(files.path(1)).unwrap();
+        let (mut files, mut buffer) = successor(&files, &buffer);
+        chunk(&mut files, &mut buffer, b"two");
+        assert_eq!(list(&folder.0).unwrap(), [2]);
+        assert_eq!(frames(&folder), [(1, b"two".to_vec())]);
+    }
 }
