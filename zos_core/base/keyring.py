@@ -9,8 +9,11 @@ calling user's (`paths.account`) and belongs to that user.
 
 from __future__ import annotations
 
+import fcntl
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -140,7 +143,9 @@ class Keyring:
         """
         path = self._directory / "key.json"
         if not path.exists():
-            self._make_key(path)
+            with self._locked():
+                if not path.exists():
+                    self._make_key(path)
         if path.stat().st_mode & 0o077:
             raise KeyInvalid(f"{path} can be read by others", hint=f"chmod 600 {path}")
         data = read_limited(path, KEY_FILE_BYTES_MAX)
@@ -168,6 +173,10 @@ class Keyring:
         """
         if not re.match(PUBLISHER_PATTERN, publisher):
             raise KeyInvalid(f"{publisher!r} cannot name a publisher", hint="1 to 64 of a-z, 0-9, '.', '_' and '-'")
+        with self._locked():
+            self._trust(publisher, public)
+
+    def _trust(self, publisher: str, public: bytes) -> None:
         stored = self._read_trusted().publishers
         keys = stored.get(publisher, [])
         if key_id(public) in keys:
@@ -175,7 +184,6 @@ class Keyring:
         if len(keys) >= KEYS_PER_PUBLISHER_MAX or len(stored) >= PUBLISHERS_MAX:
             raise KeyInvalid(f"{publisher} has {len(keys)} keys already")
         changed = _TrustedFile(version=1, publishers={**stored, publisher: [*keys, key_id(public)]})
-        make_directories(self._directory, mode=0o700, owner=self._owner)
         write_atomic(self._directory / "trusted.json", encode_json(changed) + b"\n", 0o600, owner=self._owner)
 
     def _read_trusted(self) -> _TrustedFile:
@@ -189,13 +197,20 @@ class Keyring:
     def _make_key(self, path: Path) -> None:
         signing = SigningKey.generate()
         document = _KeyFile(version=1, kind="ed25519", seed=bytes(signing), publisher=self._publisher)
-        make_directories(self._directory, mode=0o700, owner=self._owner)
         # Trust first: a key that is there and not trusted would be a puzzle after a crash, the reverse is harmless.
-        self.trust(self._publisher, bytes(signing.verify_key))
+        self._trust(self._publisher, bytes(signing.verify_key))
+        write_atomic(path, encode_json(document) + b"\n", 0o600, owner=self._owner, exclusive=True)
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """One writer at a time, by flock(2) on the directory, which is made."""
+        make_directories(self._directory, mode=0o700, owner=self._owner)
+        descriptor = os.open(self._directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            write_atomic(path, encode_json(document) + b"\n", 0o600, owner=self._owner, exclusive=True)
-        except FileExistsError:  # another command made one at this moment, and that one counts
-            return
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
 
 
 def _publisher_from(login: str) -> str:

@@ -1,0 +1,142 @@
+"""Atomic files, limits, and the keyring on a real disk."""
+
+from __future__ import annotations
+
+import os
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from zos_core.base.atomic_file import make_directories, read_limited, replacing, write_atomic
+from zos_core.base.errors import DocumentInvalid, FileTooLarge, KeyInvalid
+from zos_core.base.keyring import Keyring, is_signature, key_id, parse_key_id
+
+CONTEXT = b"zos/test/v1\0"
+
+
+def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"one", 0o600)
+    write_atomic(path, b"two", 0o640)
+    assert path.read_bytes() == b"two"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"old")
+    with pytest.raises(ValueError, match="now"), replacing(path) as file:
+        file.write(b"new")
+        raise ValueError("now")
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_exclusive_refuses_a_file_that_is_there(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    write_atomic(path, b"first", exclusive=True)
+    with pytest.raises(FileExistsError):
+        write_atomic(path, b"second", exclusive=True)
+    assert path.read_bytes() == b"first"
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_reading_has_a_limit(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"12345")
+    assert read_limited(path, 5) == b"12345"
+    with pytest.raises(FileTooLarge):
+        read_limited(path, 4)
+
+
+@pytest.mark.root
+def test_with_an_owner_nothing_is_roots(tmp_path: Path) -> None:
+    make_directories(tmp_path / "a" / "b", owner=(4242, 4243))
+    write_atomic(tmp_path / "a" / "b" / "file", b"", owner=(4242, 4243))
+    for path in (tmp_path / "a", tmp_path / "a" / "b", tmp_path / "a" / "b" / "file"):
+        assert (path.stat().st_uid, path.stat().st_gid) == (4242, 4243)
+
+
+def test_the_own_key_is_made_once_and_trusted(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path / "zos", publisher="jane")
+    assert keyring.publisher() == "jane"
+    assert keyring.trusted("jane") == []
+    key = keyring.own_key()
+    assert keyring.own_key().public == key.public
+    assert keyring.trusted("jane") == [key.public]
+    assert keyring.publishers() == {"jane": [key.id]}
+    assert stat.S_IMODE((tmp_path / "zos" / "key.json").stat().st_mode) == 0o600
+    assert stat.S_IMODE((tmp_path / "zos").stat().st_mode) == 0o700
+    assert Keyring(tmp_path / "zos", publisher="other").publisher() == "jane"
+
+
+def test_signatures_are_of_one_context_and_key(tmp_path: Path) -> None:
+    key = Keyring(tmp_path / "zos").own_key()
+    signature = key.sign(CONTEXT, b"message")
+    assert is_signature(key.public, CONTEXT, b"message", signature)
+    assert not is_signature(key.public, b"zos/other/v1\0", b"message", signature)
+    assert not is_signature(key.public, CONTEXT, b"massage", signature)
+    assert not is_signature(bytes(32), CONTEXT, b"message", signature)
+    assert not is_signature(key.public, CONTEXT, b"message", signature[:-1])
+    assert not is_signature(key.public[:-1], CONTEXT, b"message", signature)
+    with pytest.raises(ValueError, match="NUL"):
+        key.sign(b"no end", b"message")
+
+
+def test_a_key_that_others_can_read_is_refused(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.own_key()
+    (tmp_path / "key.json").chmod(0o644)
+    with pytest.raises(KeyInvalid, match="read by others"):
+        keyring.own_key()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{}", b"null", b'{"version":2}', b"\xff"])
+def test_damaged_files_are_named(tmp_path: Path, damage: bytes) -> None:
+    keyring = Keyring(tmp_path)
+    keyring.own_key()
+    write_atomic(tmp_path / "key.json", damage, 0o600)
+    with pytest.raises(DocumentInvalid, match=r"key\.json"):
+        keyring.own_key()
+    write_atomic(tmp_path / "trusted.json", damage, 0o600)
+    with pytest.raises(DocumentInvalid, match=r"trusted\.json"):
+        keyring.trusted("self")
+
+
+def test_two_first_uses_at_once_make_one_key(tmp_path: Path) -> None:
+    found: list[bytes] = []
+    threads = [
+        threading.Thread(target=lambda: found.append(Keyring(tmp_path / "zos").own_key().public)) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(found)) == 1
+    assert found[0] in Keyring(tmp_path / "zos").trusted("self")
+
+
+def test_publishers_and_keys_are_checked(tmp_path: Path) -> None:
+    keyring = Keyring(tmp_path)
+    for name in ("", "../x", "A", "a\n", "x" * 65):
+        with pytest.raises(KeyInvalid):
+            keyring.trust(name, bytes(32))
+    for number in range(16):
+        keyring.trust("jane", bytes([number]) * 32)
+    keyring.trust("jane", bytes(32))
+    with pytest.raises(KeyInvalid, match="16 keys"):
+        keyring.trust("jane", b"x" * 32)
+    assert parse_key_id(key_id(bytes(range(32)))) == bytes(range(32))
+    for text in (
+        "",
+        "ed25519:",
+        "ed25519:" + "g" * 64,
+        "ed25519:" + "A" * 64,
+        "rsa:" + "0" * 64,
+        "ed25519:" + "0" * 63,
+    ):
+        with pytest.raises(KeyInvalid):
+            parse_key_id(text)

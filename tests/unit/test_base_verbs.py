@@ -1,0 +1,162 @@
+"""The command-line kit: finding, parsing, running, refusing, completing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from zos_core.base.verbs import Entry, Verb, argument, run
+
+ENTRIES = [Entry("greet", "tests.sample_verbs:GREET"), Entry("sample", "tests.sample_verbs:SAMPLE")]
+Capture = pytest.CaptureFixture[str]
+
+
+def test_help_lists_verbs_without_importing_them(capfd: Capture) -> None:
+    code = (
+        "import sys; from zos_core.base.verbs import Entry, run;"
+        "status = run(['--help'], [Entry('flist', 'flist.cli:FLIST')]);"
+        "print([name for name in sys.modules if name.split('.')[0] in ('flist', 'aiohttp', 'msgspec', 'asyncio')]);"
+        "sys.exit(status)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "flist       Build, look at, verify, extract and mount images" in done.stdout
+    assert done.stdout.endswith("[]\n")
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
+def test_top_help(argv: list[str], capfd: Capture) -> None:
+    assert run(argv, ENTRIES) == 0
+    out, err = capfd.readouterr()
+    assert "Greet somebody" in out
+    assert "Verbs for tests" in out
+    assert err == ""
+
+
+def test_group_and_verb_help_show_examples(capfd: Capture) -> None:
+    assert run(["sample"], ENTRIES) == 0
+    assert "Show a command" in capfd.readouterr().out
+    assert run(["sample", "greet", "--help"], ENTRIES) == 0
+    out = capfd.readouterr().out
+    assert "zos greet jane\n      say hello to jane" in out
+    assert "--plan" in out
+
+
+def test_data_goes_to_stdout_and_notes_to_stderr(capfd: Capture) -> None:
+    assert run(["greet", "jane", "--status", "7"], ENTRIES) == 7
+    assert capfd.readouterr() == ("hello jane\n", "greeting\n")
+    assert run(["greet", "jane", "--quiet", "--plan"], ENTRIES) == 0
+    assert capfd.readouterr() == ("hello jane (plan)\n", "")
+
+
+def test_json(capfd: Capture) -> None:
+    assert run(["sample", "greet", "jane", "--json"], ENTRIES) == 0
+    assert json.loads(capfd.readouterr().out) == {"text": "hello jane"}
+
+
+def test_errors_have_their_status_and_hint(capfd: Capture) -> None:
+    assert run(["greet", "nobody"], ENTRIES) == 61
+    assert capfd.readouterr() == ("", "zos: nobody is there\nhint: knock\n")
+    assert run(["greet", "nobody", "--json"], ENTRIES) == 61
+    problem = json.loads(capfd.readouterr().out)["error"]
+    assert (problem["code"], problem["hint"], problem["exit_status"]) == ("test.refused", "knock", 61)
+
+
+def test_a_fault_of_ours_is_told_apart(capfd: Capture) -> None:
+    assert run(["greet", "bug"], ENTRIES) == 1
+    err = capfd.readouterr().err
+    assert "Traceback" in err
+    assert "unexpected ZeroDivisionError" in err
+
+
+def test_errors_of_the_system_have_no_traceback(capfd: Capture) -> None:
+    assert run(["greet", "missing"], ENTRIES) == 1
+    assert capfd.readouterr().err == "zos: /does/not/exist: No such file or directory\n"
+
+
+def test_signals(capfd: Capture) -> None:
+    assert run(["greet", "interrupt"], ENTRIES) == 130
+    assert capfd.readouterr().err == "zos: interrupted\n"
+    assert run(["greet", "terminate"], ENTRIES) == 143
+
+
+@pytest.mark.parametrize(
+    ("argv", "hint"),
+    [
+        (["gret"], "did you mean 'greet'?"),
+        (["xyzzy"], "`zos --help` lists them"),
+        (["sample", "comand"], "did you mean 'command'?"),
+        (["greet", "jane", "--staus", "1"], "did you mean --status?"),
+        (["greet"], "see `zos greet --help`"),
+        (["greet", "jane", "--status", "x"], "see `zos greet --help`"),
+        (["greet", "jane", "--stat", "1"], "did you mean --status?"),
+        (["completion", "csh"], "one of bash, zsh, fish: zos completion bash"),
+    ],
+)
+def test_misuse(argv: list[str], hint: str, capfd: Capture) -> None:
+    assert run(argv, ENTRIES) == 2
+    assert capfd.readouterr().err.endswith(f"hint: {hint}\n")
+
+
+def test_what_follows_two_dashes_is_the_command(capfd: Capture) -> None:
+    assert run(["sample", "command", "--", "ls", "--json", "--", "-x"], ENTRIES) == 0
+    assert capfd.readouterr().out == "['ls', '--json', '--', '-x']\n"
+    assert run(["sample", "command", "--bad"], ENTRIES) == 99
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        (["gr"], ["greet"]),
+        ([""], ["greet", "sample", "completion"]),
+        (["sample", "c"], ["command"]),
+        (["sample", "greet", "--st"], ["--status"]),
+        (["sample", "greet", "--colour", ""], ["red", "green"]),
+        (["greet", "j"], ["jane", "john"]),
+        (["sample", "command", "--", "x"], []),
+        (["nothing", "x"], []),
+        (["completion", "z"], ["zsh"]),
+        ([], ["greet", "sample", "completion"]),
+    ],
+)
+def test_completion(words: list[str], offered: list[str], capfd: Capture) -> None:
+    assert run(["__complete", *words], ENTRIES) == 0
+    assert [line.partition("\t")[0] for line in capfd.readouterr().out.splitlines() if line] == offered
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_scripts(shell: str, capfd: Capture) -> None:
+    assert run(["completion", shell], ENTRIES) == 0
+    assert "zos __complete" in capfd.readouterr().out
+
+
+def test_a_wrong_entry_is_a_fault_of_ours(capfd: Capture) -> None:
+    assert run(["nothing"], [Entry("nothing", "tests.sample_verbs:NOTHING")]) == 1
+    assert "is no Verb and no Group" in capfd.readouterr().err
+
+
+def test_every_declared_verb_is_complete() -> None:
+    """Summaries without a full stop, examples, handlers that exist."""
+    import tomllib
+    from importlib import import_module
+    from pathlib import Path
+
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    for name, value in project["entry-points"]["zos.verbs"].items():
+        declared = Entry(name, value).load()
+        assert Entry(name, value).summary() == declared.summary
+        verbs = {name: declared} if isinstance(declared, Verb) else declared.verbs
+        for verb in verbs.values():
+            assert verb.examples
+            assert not verb.summary.endswith(".")
+            module, _, function = verb.handler.partition(":")
+            assert callable(getattr(import_module(module), function)), verb.handler
+
+
+def test_arguments_know_themselves() -> None:
+    assert argument("-x", "--long").is_option
+    assert argument("-x").takes_value
+    assert not argument("-x", action="store_true").takes_value
+    assert not argument("name").is_option
