@@ -195,10 +195,8 @@ def find_tools() -> None:
 
 
 def build_wheel(wheel_directory: str, config_settings: Settings = None, metadata_directory: str | None = None) -> str:
-    """PEP 517."""
+    """PEP 517. The library that an editable install left in native/ stays there: maturin does not pack it."""
     build_beside_maturin()
-    for other in NATIVE.glob("_rust.*.so"):  # left by an editable install; maturin adds the new one by itself
-        other.unlink()
     return str(maturin.build_wheel(wheel_directory, config_settings, metadata_directory))
 
 
