@@ -10,6 +10,8 @@
 
 mod error;
 mod read;
+#[cfg(test)]
+mod tests;
 mod write;
 
 use std::collections::{HashMap, HashSet};
@@ -209,7 +211,9 @@ impl Packer {
                     // A panic must wake the writer, which would wait for ever.
                     if std::panic::catch_unwind(std::panic::AssertUnwindSafe(work)).is_err() {
                         let mut board = shared.lock();
-                        board.fatal.get_or_insert(Error::Argument("a thread panicked"));
+                        board
+                            .fatal
+                            .get_or_insert(Error::Argument("a thread panicked"));
                         shared.changed.notify_all();
                     }
                 });

@@ -74,7 +74,11 @@ impl Writer {
     /// Appends a unit to the current pack and gives it its address.
     pub fn append(&mut self, hash: Hash, length: u32, stored: &Stored) -> Result<u32, Error> {
         let size = stored.bytes.len() as u64;
-        if self.open.as_ref().is_some_and(|pack| pack.size + size > self.pack_max) {
+        if self
+            .open
+            .as_ref()
+            .is_some_and(|pack| pack.size + size > self.pack_max)
+        {
             self.close()?;
         }
         let number = self.finished.packs.len() as u32;
