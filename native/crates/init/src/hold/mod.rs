@@ -1,4 +1,5 @@
-//! The role `hold` (docs/spec/hold.md): one thread, one epoll loop, nothing that blocks, nothing that panics.
+//! The role `hold` (docs/spec/hold.md): one thread, one epoll loop, nothing that waits for a client, nothing that
+//! panics.
 //!
 //! Its death is the death of every container's keeper (on a node, a kernel panic), so it knows as little as it can:
 //! services are argument lists, descriptors and children are names.
