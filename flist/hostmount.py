@@ -7,6 +7,7 @@ directory; so the machinery, and what survives a crash of blockd, is that of a n
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -21,7 +22,7 @@ from native.kernel import attach_mount
 from native.kernel import unmount as kernel_unmount
 from zos_core.base.paths import Instance
 from zos_core.base.peer import Peer
-from zos_core.base.programs import Names, Nothing
+from zos_core.base.programs import Dropped, Names, Nothing
 from zos_core.base.tree import (
     Listener,
     Table,
@@ -103,6 +104,10 @@ async def _attach(
                 attach_mount(descriptors[0], target)
             finally:
                 os.close(descriptors[0])
+            # A descriptor of what is attached would keep it busy for ever.
+            await hold.request(
+                "drop", Names(names=[f"mnt/{mounted.digest}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
+            )
             return mounted
     finally:
         await spawn.aclose()
@@ -124,11 +129,12 @@ async def unmount(target: Path) -> None:
         try:
             kernel_unmount(target)
         except OSError as error:
-            raise MountBusy(
-                f"{target} cannot be unmounted: {error.strerror}",
-                hint="a process works in it or has a file of it open",
-                path=str(target),
-            ) from error
+            if error.errno != errno.EINVAL:  # EINVAL: somebody has taken it off already; its tree is ours to end
+                raise MountBusy(
+                    f"{target} cannot be unmounted: {error.strerror}",
+                    hint="a process works in it or has a file of it open",
+                    path=str(target),
+                ) from error
         await end_tree(instance)
         _forget(instance)
 

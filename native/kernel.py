@@ -68,7 +68,10 @@ def pidfd_exit(pidfd: int) -> ExitStatus | None:
 
 
 def attach_mount(mount_fd: int, path: str | Path) -> None:
-    """Attach a detached mount to a directory (move_mount(2)); afterwards the descriptor refers to the attached mount.
+    """Attach a detached mount to a directory: open_tree(2), move_mount(2).
+
+    From Linux 6.15 on it is a copy that is attached; below, the descriptor refers to the attached mount afterwards and
+    keeps it busy until it is closed.
 
     Raises:
         OSError: ENOENT for the path; EINVAL when the mount is attached already, or one of both is no directory;

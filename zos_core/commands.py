@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 
+from native.kernel import is_tmpfs
 from native.programs import program
 from zos_core.attach import call_again, follow_output, interruptible, wait_container, wait_exec
 from zos_core.base.atomic_file import read_limited
@@ -45,6 +46,7 @@ from zos_core.containers.document import (
     TrustedKey,
 )
 from zos_core.errors import StateOnTmpfs
+from zos_core.host import CgroupTree, parse_cpus, parse_memory
 from zos_core.supervisor.endpoints import (
     DOWN,
     EXEC,
@@ -127,8 +129,6 @@ def _check_state_dir(directory: Path) -> None:
     existing = directory
     while not existing.exists():
         existing = existing.parent
-    from native.kernel import is_tmpfs
-
     if is_tmpfs(existing):
         raise StateOnTmpfs(
             f"the state directory {directory} is on tmpfs",
@@ -147,6 +147,9 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
             console.note(f"the node {instance.name!r} is down")
         else:
             console.note(f"no node {instance.name!r} runs")
+        groups = await CgroupTree.find(instance)
+        if groups is not None:
+            await groups.remove()
         if arguments.purge:
             await asyncio.to_thread(_purge, instance)
     shutil.rmtree(instance.run_dir, ignore_errors=True)
@@ -197,8 +200,6 @@ def _node_text(info: NodeInfo) -> str:
 
 async def run(arguments: argparse.Namespace, console: Console) -> int:
     """Create and start a container; in the foreground follow it to its end."""
-    from zos_core.host import parse_cpus, parse_memory
-
     if not arguments.command:
         raise UsageError("no command was given", hint="put it after --, as in: zos run IMAGE -- CMD ARG...")
     name = arguments.name or _make_name(arguments.image)

@@ -62,7 +62,7 @@ async def run_node(config: NodeConfig, hold: Channel) -> None:
         peers = {name: Peer(config.instance.socket(name)) for name in ("spawn", "blockd", "logd", "forward")}
         for peer in peers.values():
             stack.push_async_callback(peer.aclose)
-        network = await stack.enter_async_context(Network.open(config.instance.name))
+        network = await stack.enter_async_context(Network.open(config.instance))
         cgroups = await CgroupTree.open(config.instance, processes=(os.getppid(),))
         _, listeners = await hold.request(
             "get", Names(names=["listen/api"]), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S

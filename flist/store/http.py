@@ -14,6 +14,7 @@ from yarl import URL
 
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreReadOnly, StoreUnavailable
 from flist.store.paths import check_path, size_max
+from zos_core.base.client import connect_reason
 
 __all__ = ["HttpStore"]
 
@@ -119,7 +120,7 @@ class HttpStore:
         except TimeoutError as error:  # aiohttp's own timeouts are of this class, too
             raise self._unavailable(path, "it is too slow") from error
         except aiohttp.ClientConnectorError as error:
-            raise self._unavailable(path, error.os_error.strerror or str(error.os_error)) from error
+            raise self._unavailable(path, connect_reason(error)) from error
         except (aiohttp.ClientError, OSError, ValueError) as error:
             raise self._unavailable(path, str(error) or type(error).__name__) from error
 

@@ -53,7 +53,11 @@ _Static_assert(sizeof(struct zos_pidfd_info) == 64, "PIDFD_INFO_SIZE_VER0");
 #ifndef SYS_move_mount
 #define SYS_move_mount 429
 #endif
+#ifndef SYS_open_tree
+#define SYS_open_tree 428
+#endif
 #define ZOS_MOVE_MOUNT_F_EMPTY_PATH 0x00000004
+#define ZOS_OPEN_TREE_CLONE 1
 
 /* 1 and a status as of wait(2) when the process has been reaped, 0 when not yet. */
 static int zos_pidfd_exit(int pidfd, int *status)
@@ -69,10 +73,16 @@ static int zos_pidfd_exit(int pidfd, int *status)
     return 1;
 }
 
-/* Attaches a detached mount. A path that ends in a symbolic link is not followed. */
+/* Attaches a copy of a detached mount where the kernel copies such (6.15), else the mount itself. A path that ends in a
+   symbolic link is not followed. */
 static int zos_attach_mount(int mount, const char *path)
 {
-    return syscall(SYS_move_mount, mount, "", AT_FDCWD, path, ZOS_MOVE_MOUNT_F_EMPTY_PATH) == 0 ? 0 : -errno;
+    int copy = syscall(SYS_open_tree, mount, "", ZOS_OPEN_TREE_CLONE | O_CLOEXEC | AT_EMPTY_PATH);
+    int attached = copy < 0 ? mount : copy;
+    int result = syscall(SYS_move_mount, attached, "", AT_FDCWD, path, ZOS_MOVE_MOUNT_F_EMPTY_PATH) == 0 ? 0 : -errno;
+    if (copy >= 0)
+        close(copy);
+    return result;
 }
 
 static int zos_unmount(const char *path, int lazy)

@@ -6,6 +6,7 @@ The client is written here once more, from `docs/spec/frame.md` alone, so that t
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import shutil
 import socket
@@ -36,6 +37,7 @@ MASKED = [
     b"/sys/devices/virtual/powercap",
 ]
 READ_ONLY = [b"/proc/bus", b"/proc/fs", b"/proc/irq", b"/proc/sys", b"/proc/sysrq-trigger"]
+INSTANCES = itertools.count()
 APPLETS = """sh true cat id ls mount umount sleep kill env touch chmod grep hostname readlink stat mknod unshare ps echo
     mkdir test wc chroot dd printf setsid pwd sync head find rm ln tr od usleep"""
 CAPABILITIES = [0, 1, 3, 4, 5, 6, 7, 8, 10, 18, 31]
@@ -316,9 +318,8 @@ def running(directory: Path, *more: str) -> Iterator[Tree]:
     """hold and spawn below `directory`, and nothing of them afterwards."""
     for name in ("run", "log", "state"):
         (directory / name).mkdir(mode=0o700)
-    instance = f"t-spawn-{os.getpid()}"
+    instance = f"t-spawn-{os.getpid()}-{next(INSTANCES)}"
     cgroup = cgroup2_root() / instance
-    mounts = Path("/proc/self/mountinfo").read_text()
     with ExitStack() as stack:
         cgroup.mkdir(exist_ok=True)
         stack.callback(remove_cgroup, cgroup)
@@ -326,7 +327,9 @@ def running(directory: Path, *more: str) -> Iterator[Tree]:
         os.write(table, msgspec.msgpack.encode(service_table(directory, instance, *more)))
         os.lseek(table, 0, os.SEEK_SET)
         read, write = os.pipe()
-        command = [str(program()), "hold", "--table", str(table), "--ready", str(write)]
+        # In a mount namespace of its own, so that what is mounted there is ours.
+        command = ["unshare", "--mount", "--propagation", "private"]
+        command += [str(program()), "hold", "--table", str(table), "--ready", str(write)]
         process = subprocess.Popen(command, pass_fds=(table, write))
         stack.callback(stop, process)
         os.close(table)
@@ -340,12 +343,15 @@ def running(directory: Path, *more: str) -> Iterator[Tree]:
         hold.do("subscribe")
         tree = Tree(directory, cgroup, hold, Client(directory / "run/spawn.sock"), process)
         stack.callback(lambda: tree.spawn.close())
+        mounts = Path(f"/proc/{process.pid}/mountinfo")
+        before = mounts.read_text()
         yield tree
+        assert mounts.read_text() == before
         hold.do("shutdown")
+        # With the last descriptors of hold goes the last mount.
         assert process.wait(REPLY_TIMEOUT_S) == 0
         assert list((directory / "run").iterdir()) == []
         assert processes_of(directory) == []
-    assert Path("/proc/self/mountinfo").read_text() == mounts
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -28,9 +28,14 @@ def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
 def test_a_failure_leaves_the_old_file(tmp_path: Path) -> None:
     path = tmp_path / "file"
     write_atomic(path, b"old")
-    with pytest.raises(ValueError, match="now"), replacing(path) as file:
-        file.write(b"new")
-        raise ValueError("now")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write(b"new")
+            raise ValueError("now")
+
+    with pytest.raises(ValueError, match="now"):
+        fail()
     assert path.read_bytes() == b"old"
     assert os.listdir(tmp_path) == ["file"]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
@@ -17,7 +18,7 @@ from zos_core.base.endpoint import Endpoint, Problem, Query, RemoteProblem, quer
 from zos_core.base.errors import DocumentInvalid, RequestTimeout, Unreachable
 from zos_core.base.frame import socket_address
 
-__all__ = ["Client"]
+__all__ = ["Client", "connect_reason"]
 
 CALL_TIMEOUT_S = 60.0
 CONNECT_TIMEOUT_S = 5.0
@@ -145,8 +146,14 @@ class Client:
 
     def _unreachable(self, error: BaseException) -> Unreachable:
         hint = "is the instance up? `zos up` starts it" if isinstance(self._address, Path) else None
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        return Unreachable(f"{self._address}: {getattr(cause, 'strerror', None) or cause}", hint=hint)
+        reason = connect_reason(error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
+        return Unreachable(f"{self._address}: {reason}", hint=hint)
+
+
+def connect_reason(error: aiohttp.ClientConnectorError) -> str:
+    """Why a connection could not be made, in the system's words: aiohttp's and the loop's name their internals."""
+    cause = error.os_error
+    return os.strerror(cause.errno) if cause.errno else str(cause)
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:

@@ -273,7 +273,7 @@ class Remove(Document, frozen=True, kw_only=True):
 # --- blockd -------------------------------------------------------------------------------------------------------
 
 
-class Source(Document, frozen=True, kw_only=True):
+class Source(Document, frozen=True, kw_only=True, omit_defaults=True):
     """Where bytes come from: a hub's URL or a store's directory."""
 
     kind: Literal["http", "dir"]
@@ -339,7 +339,6 @@ class Fetched(Record, frozen=True, kw_only=True):
 class BlockStatus(Record, frozen=True, kw_only=True):
     """Counters of one image since blockd took it on."""
 
-    image: str
     units: int
     units_present: int
     blob_bytes: int

@@ -7,7 +7,7 @@ structures `(XY)`, variants `v`, whose value is a pair (signature, value).
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -82,19 +82,20 @@ def message_length(data: bytes) -> int | None:
     return int(length)
 
 
-def parse_message(data: bytes) -> Incoming:
-    """Read one whole message.
+def parse_message(data: bytes, *, signals: Collection[str] = ()) -> Incoming:
+    """Read one whole message. The body of a signal is read only if its name is in `signals`: others have types of
+    their own, and say nothing to us.
 
     Raises:
         SystemdRefused: it does not follow the format.
     """
     try:
-        return _parse(data)
+        return _parse(data, signals)
     except (struct.error, UnicodeDecodeError, IndexError, KeyError, TypeError) as error:
         raise SystemdRefused(f"systemd answered with a damaged message: {error}") from error
 
 
-def _parse(data: bytes) -> Incoming:
+def _parse(data: bytes, signals: Collection[str]) -> Incoming:
     _, kind, _, _, body_length, _, fields_length = _HEADER.unpack_from(data)
     listed, end = _decode(data, _HEADER.size - 4, "a(yv)", 0)
     if end != _HEADER.size + fields_length:
@@ -105,7 +106,8 @@ def _parse(data: bytes) -> Incoming:
         raise SystemdRefused("systemd answered with a damaged body")
     values, at = [], 0
     body = data[start:]
-    for one in _split(fields.get(_SIGNATURE, "")):
+    unread = kind == SIGNAL and fields.get(_MEMBER) not in signals
+    for one in () if unread else _split(fields.get(_SIGNATURE, "")):
         value, at = _decode(body, at, one, 0)
         values.append(value)
     return Incoming(

@@ -24,6 +24,8 @@ START_TIMEOUT_S: Final = 20.0
 _LINE_BYTES_MAX: Final = 512
 _UNLIMITED: Final = (1 << 64) - 1
 _SERIAL: Final = 1
+JOB_REMOVED: Final = "JobRemoved"
+UNIT_REMOVED: Final = "UnitRemoved"
 UNIT_EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
 
 
@@ -74,9 +76,9 @@ async def _start_scope(unit: str, slice: str, description: str, processes: Seque
                     raise SystemdRefused(f"systemd refused {unit}: {reason}", unit=unit, reason=reason)
             elif message.type == dbus.METHOD_RETURN and message.reply_serial == _SERIAL and message.body:
                 job = str(message.body[0])
-            elif message.type == dbus.SIGNAL and message.member == "JobRemoved" and len(message.body) == 4:
+            elif message.type == dbus.SIGNAL and message.member == JOB_REMOVED and len(message.body) == 4:
                 removed[str(message.body[1])] = str(message.body[3])
-            elif message.type == dbus.SIGNAL and message.member == "UnitRemoved" and unit in message.body:
+            elif message.type == dbus.SIGNAL and message.member == UNIT_REMOVED and unit in message.body:
                 # The scope of the last time was still being put away.
                 await loop.sock_sendall(sock, call)
         if removed[job] != "done":
@@ -125,7 +127,7 @@ async def _receive(sock: socket.socket, pending: bytes) -> tuple[dbus.Incoming, 
     while True:
         length = dbus.message_length(pending)
         if length is not None and len(pending) >= length:
-            return dbus.parse_message(pending[:length]), pending[length:]
+            return dbus.parse_message(pending[:length], signals=(JOB_REMOVED, UNIT_REMOVED)), pending[length:]
         more = await loop.sock_recv(sock, 1 << 16)
         if not more:
             raise SystemdRefused("systemd closed the connection")

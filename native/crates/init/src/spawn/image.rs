@@ -115,13 +115,17 @@ fn fuse_file(fuse: Option<BorrowedFd<'_>>) -> Outcome<OwnedFd> {
     };
     let mount = fuse.ok_or_else(not_open)?;
     // The root of the mount is the file itself. Opening it asks the server, so it waits for blockd.
-    openat(
+    let file = openat(
         CWD,
         fd_path(mount),
         OFlags::RDONLY | OFlags::CLOEXEC,
         Mode::empty(),
     )
-    .step("open-fuse-file")
+    .step("open-fuse-file")?;
+    // The kernel learns the size by GETATTR alone. Until then it is 0: a loop device stays empty, and EROFS's direct
+    // reads end before they begin, which a reader sees as EIO.
+    rustix::fs::fstat(&file).step("stat-fuse-file")?;
+    Ok(file)
 }
 
 /// Where device 1 comes from.
