@@ -15,7 +15,7 @@ from flist.hub.ranges import Span, Unsatisfiable, span_of
 from flist.store.directory import DirectoryStore, OpenObject
 from flist.store.paths import KINDS, MUTABLE_KINDS
 from zos_core.base.endpoint import Endpoint
-from zos_core.base.server import Caller, Server
+from zos_core.base.server import Caller, Server, cut_off
 from zos_core.base.threads import in_thread
 
 __all__ = ["serve_hub"]
@@ -119,6 +119,4 @@ class _Hub:
                 at += len(data)
                 self._bytes_sent[kind] += len(data)
         except (TimeoutError, ConnectionError) as error:
-            if request.transport is not None:
-                request.transport.abort()
-            raise ConnectionResetError("a client was too slow, or is gone") from error
+            cut_off(request, reset=isinstance(error, TimeoutError))

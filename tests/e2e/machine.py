@@ -23,6 +23,10 @@ SYSCTLS = (
     "user/max_user_namespaces",
     "fs/pipe-max-size",
 )
+# Kinds that always have a name of ours, or that nobody else is likely to change within seconds.
+OURS = ("loops", "sysctls", "run_files", "state")
+# Kinds that change by themselves on any machine that does something.
+OTHERS = ("processes", "namespaces", "unix_sockets", "tcp_listeners")
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
@@ -42,14 +46,21 @@ class Snapshot:
     run_files: frozenset[str]
     state: frozenset[str]
 
-    def difference(self, later: Snapshot) -> list[str]:
-        """What `later` has more or less, a line each: `+mounts: ...`, `-links: ...`."""
+    def difference(self, later: Snapshot, *, instance: str, strict: bool) -> list[str]:
+        """What `later` has more or less, a line each: `+mounts: ...`, `-links: ...`.
+
+        Other programs of the machine come and go meanwhile, so of `OTHERS` only what bears the instance's name counts;
+        without `strict` (a user's own machine) that holds for everything but `OURS`.
+        """
         lines = []
         for field in fields(self):
             before: frozenset[str] = getattr(self, field.name)
             after: frozenset[str] = getattr(later, field.name)
-            lines += [f"+{field.name}: {name}" for name in sorted(after - before)]
-            lines += [f"-{field.name}: {name}" for name in sorted(before - after)]
+            changed = [("+", name) for name in sorted(after - before)] + [
+                ("-", name) for name in sorted(before - after)
+            ]
+            all_count = field.name in OURS or (strict and field.name not in OTHERS)
+            lines += [f"{sign}{field.name}: {name}" for sign, name in changed if all_count or instance in name]
         return lines
 
 
@@ -93,13 +104,23 @@ def _process(pid: int) -> str:
         command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     except OSError:
         return f"{pid} (ended)"
-    return f"{pid} started {stat.rpartition(')')[2].split()[19]}: {command.strip() or stat.split()[1]}"
+    return f"{_instance(pid)}{pid} started {stat.rpartition(')')[2].split()[19]}: {command.strip() or stat.split()[1]}"
+
+
+def _instance(pid: int) -> str:
+    """The instance a process belongs to, as hold tells its services and spawn's clones keep it."""
+    try:
+        variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+    except OSError:
+        return ""
+    found = [each.partition(b"=")[2].decode() for each in variables if each.startswith(b"ZOS_INSTANCE=")]
+    return f"[{found[0]}] " if found else ""
 
 
 def _namespaces(pid: int) -> Iterator[str]:
     for kind in NAMESPACES:
         try:
-            yield os.readlink(f"/proc/{pid}/ns/{kind}")
+            yield _instance(pid) + os.readlink(f"/proc/{pid}/ns/{kind}")
         except OSError:
             return
 

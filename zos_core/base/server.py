@@ -48,7 +48,7 @@ from zos_core.base.errors import (
 from zos_core.base.frame import socket_address
 from zos_core.base.openapi import openapi
 
-__all__ = ["Caller", "Handler", "HandlerMismatch", "Server", "listen_tcp", "listen_unix", "problem_response"]
+__all__ = ["Caller", "Handler", "HandlerMismatch", "Server", "cut_off", "listen_tcp", "listen_unix", "problem_response"]
 
 HEAD_TIMEOUT_S = 20.0  # for the head of a request, also the longest idle time of a connection
 BODY_TIMEOUT_S = 30.0
@@ -58,6 +58,7 @@ REFUSAL_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 1024
 BACKLOG = 128
 UCRED = struct.Struct("3i")  # struct ucred, unix(7)
+LINGER = struct.Struct("2i")  # struct linger, socket(7)
 
 Handler = Callable[..., Any]
 Authorize = Callable[["Caller", Endpoint[Any]], None]
@@ -256,8 +257,9 @@ async def _problems(
             raise
         status, problem = error.status, Problem(code=f"http.{error.status}", message=error.reason)
         return problem_response(problem, status, allow=error.headers.get(hdrs.ALLOW))
-    except (ConnectionError, asyncio.CancelledError):
-        raise
+    except ConnectionError:
+        cut_off(request, reset=False)
+        return web.Response()  # nobody gets it; an exception would be logged as a fault of ours
     except Exception as error:  # noqa: BLE001 (the edge: what is not ours is logged and answered with 500)
         known = zos_error_in(error)
         if known is None:
@@ -279,12 +281,10 @@ def _caller(request: web.Request) -> Caller:
     transport = request.transport
     if transport is None:
         raise ConnectionResetError("the client is gone")
-    sock = transport.get_extra_info("socket")
-    if sock.family != socket.AF_UNIX:
-        return Caller(address=request.remote)
-    # The loops' own socket objects do not all have getsockopt.
-    with socket.socket(fileno=os.dup(sock.fileno())) as copy:
-        pid, uid, gid = UCRED.unpack(copy.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
+    with _own_socket(transport) as sock:
+        if sock.family != socket.AF_UNIX:
+            return Caller(address=request.remote)
+        pid, uid, gid = UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size))
     return Caller(uid=uid, gid=gid, pid=pid)
 
 
@@ -337,14 +337,32 @@ async def _stream(request: web.Request, chunks: AsyncIterator[bytes], media_type
             raise  # nothing was sent yet: a problem document can still be
         if zos_error_in(error) is None and not isinstance(error, (ConnectionError, TimeoutError)):
             _log.exception("%s %s broke off", request.method, request.path)
-        if request.transport is not None:
-            request.transport.abort()  # without a last chunk, so that the client knows
-        raise ConnectionResetError("a stream broke off") from error
+        # Without a last chunk, so that the client knows.
+        cut_off(request, reset=isinstance(error, TimeoutError))
     finally:
         close = getattr(chunks, "aclose", None)
         if close is not None:
             await close()
     return response
+
+
+def cut_off(request: web.Request, *, reset: bool) -> None:
+    """End a connection at once, whatever is under way.
+
+    `reset`: with a TCP reset, for a client that does not read: else the kernel keeps what was sent to it for minutes.
+    """
+    transport = request.transport
+    if transport is None:
+        return
+    with _own_socket(transport) as sock:
+        if reset and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER.pack(1, 0))
+    transport.abort()
+
+
+def _own_socket(transport: asyncio.BaseTransport) -> socket.socket:
+    """The transport's socket once more: the loops' own socket objects have no options. Close it."""
+    return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
 
 
 async def _begin(request: web.Request, media_type: str) -> web.StreamResponse:

@@ -314,6 +314,7 @@ class Lifecycle:
                     reason=limit.reason,
                 )
                 for limit in cgroup.limits
+                if limit.requested is not None
             ],
         )
 

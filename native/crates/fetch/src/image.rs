@@ -42,9 +42,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(2);
 const FILL_POLL: Duration = Duration::from_millis(20);
 /// Pause of the background filler after units that no source has.
 const REFILL_DELAY: Duration = Duration::from_secs(30);
-/// Time that `close` gives to what is in flight.
+/// Time that `close` gives to the keeper, who may be within fdatasync.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
-const CLOSE_POLL: Duration = Duration::from_millis(10);
 /// The keeper looks at least this often.
 const KEEPER_WAIT_MAX: Duration = Duration::from_secs(60);
 /// The longest read: a FUSE request of 256 pages.
@@ -707,7 +706,6 @@ impl Inner {
             }
         }
         FETCHERS_TOTAL.fetch_sub(1, Ordering::Relaxed);
-        self.ended.notify_all();
     }
 
     /// Waits for a job; None when this thread is not needed any more, which it has then counted.
@@ -852,6 +850,8 @@ impl Inner {
         state.present -= 1;
         state.full = false;
         drop(state);
+        let _gate = read(&self.gate);
+        self.open_still()?;
         if self.keep.kept() == Kept::Full {
             self.keep.set_kept(Kept::InUse)?;
         }
@@ -1040,6 +1040,7 @@ impl Inner {
         {
             // Callbacks read, and a reader takes the gate: they are called behind it.
             let gate = read(&self.gate);
+            self.open_still()?;
             self.keep.store(span, plain)?;
             let done = self.landed(span, Unit::Ready);
             drop(gate);
@@ -1080,6 +1081,9 @@ impl Inner {
             return;
         }
         let _gate = write(&self.gate);
+        if self.open_still().is_err() {
+            return;
+        }
         let mut victims = Vec::new();
         {
             let mut state = lock(&self.state);
@@ -1181,19 +1185,58 @@ impl Inner {
 
     /// Hashes the whole blob, and says so when every unit is right.
     fn verify_all(&self) {
+        let outcome = self.wrong_units();
+        let gate = write(&self.gate);
+        let mut state = lock(&self.state);
+        state.verifying = false;
+        let wrong = match outcome {
+            Ok(wrong) => wrong,
+            Err(error) => {
+                state.last_error = Some(error);
+                return;
+            }
+        };
+        for span in &wrong {
+            state.units[span.unit as usize] = Unit::Absent;
+            state.present -= 1;
+        }
+        if wrong.is_empty() && state.present == self.plan.units {
+            for unit in &mut state.units {
+                *unit = Unit::Durable;
+            }
+        }
+        let whole = state.present == self.plan.units;
+        state.fill_next = 0;
+        drop(state);
+        drop(gate);
+        let gate = read(&self.gate);
+        let kept = self.open_still().and_then(|()| {
+            if whole {
+                self.keep.sync()?;
+                self.keep.set_kept(Kept::Full)
+            } else {
+                self.keep.discard(&wrong, false)
+            }
+        });
+        drop(gate);
+        let mut state = lock(&self.state);
+        state.full = whole && kept.is_ok();
+        state.last_error = kept.err();
+        let full = state.full;
+        drop(state);
+        if full {
+            self.observer.full();
+        }
+    }
+
+    /// The units of which the blob has other bytes. Padding that is not zero is made so.
+    fn wrong_units(&self) -> Result<Vec<Span>> {
         let mut wrong = Vec::new();
-        let mut failed = false;
         let mut plain = Vec::new();
-        'pages: for number in 0..self.list.pages.len() as u32 {
-            let Ok(page) = self.page(number) else {
-                failed = true;
-                break;
-            };
+        for number in 0..self.list.pages.len() as u32 {
+            let page = self.page(number).map_err(|(error, _)| error)?;
             for slot in 0..page.len.len() {
-                if self.closed.load(Ordering::Relaxed) {
-                    failed = true;
-                    break 'pages;
-                }
+                self.open_still()?;
                 let span = span_of(&page, slot);
                 plain.resize((span.end() - span.address) as usize, 0);
                 let whole = Span {
@@ -1209,43 +1252,13 @@ impl Inner {
                         address: span.address + u64::from(span.len),
                         ..span
                     };
-                    failed |= self.keep.store(&at, &vec![0; pad.len()]).is_err();
+                    let _gate = crate::sync::read(&self.gate);
+                    self.open_still()?;
+                    self.keep.store(&at, &vec![0; pad.len()])?;
                 }
             }
         }
-        let _gate = write(&self.gate);
-        let mut state = lock(&self.state);
-        state.verifying = false;
-        for span in &wrong {
-            state.units[span.unit as usize] = Unit::Absent;
-            state.present -= 1;
-        }
-        if !wrong.is_empty() {
-            state.fill_next = 0;
-            drop(state);
-            if let Err(error) = self.keep.discard(&wrong, false) {
-                lock(&self.state).last_error = Some(error);
-            }
-            return;
-        }
-        if failed || state.present != self.plan.units {
-            return;
-        }
-        for unit in &mut state.units {
-            *unit = Unit::Durable;
-        }
-        drop(state);
-        let kept = self
-            .keep
-            .sync()
-            .and_then(|()| self.keep.set_kept(Kept::Full));
-        match kept {
-            Ok(()) => {
-                lock(&self.state).full = true;
-                self.observer.full();
-            }
-            Err(error) => lock(&self.state).last_error = Some(error),
-        }
+        Ok(wrong)
     }
 
     // ---- keeper -------------------------------------------------------------------------------------------------
@@ -1267,7 +1280,7 @@ impl Inner {
                 let sync_at = state.dirty_since.map(|since| since + SYNC_DELAY);
                 if sync_at.is_some_and(|at| at <= now || state.closing) {
                     sync = true;
-                } else if state.closing && state.threads == 0 {
+                } else if state.closing {
                     state.keeper = false;
                     self.ended.notify_all();
                     return;
@@ -1289,11 +1302,9 @@ impl Inner {
                     }
                     let next = state.waiters.values().map(|waiter| waiter.deadline).min();
                     let next = [next, sync_at, fill_at].into_iter().flatten().min();
-                    let wait = match (next, state.closing) {
-                        (_, true) => CLOSE_POLL,
-                        (Some(next), _) => next.saturating_duration_since(now),
-                        (None, _) => KEEPER_WAIT_MAX,
-                    };
+                    let wait = next.map_or(KEEPER_WAIT_MAX, |next| {
+                        next.saturating_duration_since(now)
+                    });
                     state.keeper_until = now + wait;
                     drop(
                         self.tick
@@ -1373,6 +1384,7 @@ impl Inner {
         }
     }
 
+    /// Ends in order. A thread that is within a request goes on until the request ends, but changes nothing more.
     fn close(&self) -> Result<()> {
         if self.closed.swap(true, Ordering::SeqCst) {
             return Ok(());
@@ -1385,28 +1397,29 @@ impl Inner {
         self.work.notify_all();
         self.tick.notify_all();
         let closed = Error::new(Code::Closed, "the image was closed");
-        call(
-            waiters.into_iter().map(|waiter| waiter.done).collect(),
-            &Err(closed),
-        );
-        let until = Instant::now() + CLOSE_TIMEOUT;
-        let mut state = lock(&self.state);
-        while state.keeper {
-            let left = until.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                // A thread is still within a request. What it stores later is not recorded: the file stays "in use".
-                return Ok(());
-            }
-            let (guard, _) = self
-                .ended
-                .wait_timeout(state, left)
-                .unwrap_or_else(PoisonError::into_inner);
-            state = guard;
-        }
-        drop(state);
-        if self.keep.kept() != Kept::Full {
-            self.keep.sync()?;
-            self.keep.set_kept(Kept::Clean)?;
+        let done = waiters.into_iter().map(|waiter| waiter.done).collect();
+        call(done, &Err(closed));
+        let state = lock(&self.state);
+        let waited = self
+            .ended
+            .wait_timeout_while(state, CLOSE_TIMEOUT, |state| state.keeper);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+        // Whoever began to store before the flag was set has ended when the gate is free.
+        drop(write(&self.gate));
+        self.sync();
+        let kept = if self.keep.kept() == Kept::Full {
+            Ok(())
+        } else {
+            self.keep.set_kept(Kept::Clean)
+        };
+        self.keep.release();
+        kept
+    }
+
+    /// Whether anything may still be changed; asked behind the gate.
+    fn open_still(&self) -> Result<()> {
+        if self.closed.load(Ordering::SeqCst) {
+            return Err(Error::new(Code::Closed, "the image was closed"));
         }
         Ok(())
     }

@@ -94,6 +94,11 @@ impl Presence {
         self.bits[unit as usize / 8] & 1 << (unit % 8) != 0
     }
 
+    /// Gives the lock up; nothing must be written any more.
+    pub fn unlock(&self) {
+        let _ = rustix::fs::flock(&self.file, FlockOperation::Unlock);
+    }
+
     /// Writes the bits of `units`; the caller has made their bytes durable (or unimportant, when `present` is false).
     pub fn write(&mut self, units: &[u32], present: bool) -> Result<()> {
         let (Some(first), Some(last)) = (units.iter().min(), units.iter().max()) else {
