@@ -21,7 +21,7 @@ _LIMITATIONS: Final = (
         code="network.no-egress",
         text="no way out: packets from a container are not forwarded, it reaches this host's addresses only",
     ),
-    Limitation(code="network.no-dns", text="no names: there is no resolver, /etc/resolv.conf of a container is empty"),
+    Limitation(code="network.no-dns", text="no names: there is no resolver that a container could reach"),
     Limitation(code="network.no-peers", text="no way to other containers, except through their published ports"),
     Limitation(
         code="network.host-reachable",
