@@ -13,7 +13,7 @@ from flist.build import BuildResult, plan_tree
 from flist.build import build as build_image
 from flist.extract import extract as extract_tree
 from flist.manifest import FILE_MAX, SignedManifest
-from flist.names import ImageName, NameRecord, parse_record, resolve, sign_record
+from flist.names import ImageName, NameRecord, is_file, parse_record, resolve, sign_record
 from flist.sign import sign_manifest, verify_manifest
 from flist.store import ObjectMissing, Store, open_store
 from flist.verify import verify as verify_image
@@ -116,9 +116,8 @@ async def load_image(text: str, store: Store, keyring: Keyring, *, unsigned: boo
         UsageError: `unsigned` with a name.
         ZosError: it is not there, or not what it should be.
     """
-    path = Path(text)
-    if text.endswith(".flist") or path.is_file():
-        signed = SignedManifest.parse(read_limited(path, FILE_MAX))
+    if is_file(text):
+        signed = SignedManifest.parse(read_limited(Path(text), FILE_MAX))
         if not unsigned:
             verify_manifest(signed, trusted=keyring.trusted)
         return signed
@@ -267,8 +266,7 @@ async def inspect(arguments: argparse.Namespace, console: Console) -> None:
     """Show a manifest."""
     keyring = Keyring.of()
     async with open_store(arguments.store) as store:
-        is_file = arguments.image.endswith(".flist") or Path(arguments.image).is_file()
-        signed = await load_image(arguments.image, store, keyring, unsigned=is_file)
+        signed = await load_image(arguments.image, store, keyring, unsigned=is_file(arguments.image))
     manifest = signed.manifest
     trusted = keyring.trusted(manifest.name.partition("/")[0])
     try:

@@ -11,6 +11,7 @@ A name record (docs/spec/store.md, NAME-2) lies at `name/<publisher>/<name>/<tag
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 from collections.abc import Callable, Sequence
@@ -37,6 +38,7 @@ __all__ = [
     "NameUnknown",
     "Trusted",
     "fetch_manifest",
+    "is_file",
     "parse_record",
     "resolve",
     "sign_record",
@@ -139,6 +141,11 @@ class ImageName:
 def _invalid(text: str, why: str) -> NameInvalid:
     shown = text if len(text) <= 80 else text[:80] + "..."
     return NameInvalid(f"{shown!r} cannot name an image: {why}", hint="such as jane/web, jane/web:1.2")
+
+
+def is_file(text: str) -> bool:
+    """Whether a person who writes `text` where an image is asked for means a .flist file, and not a name."""
+    return text.endswith(".flist") or os.path.isfile(text)  # which is False, and no error, for what is no path at all
 
 
 # --- Records -------------------------------------------------------------------------------------------------------

@@ -1,0 +1,219 @@
+"""`zos flist` and `zos hub` as a person uses them: a hub in a process of its own, JSON, refusals, help."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flist.manifest import SignedManifest
+from zos_core.base.verbs import Entry, run
+
+ENTRIES = [Entry("flist", "flist.cli:FLIST"), Entry("hub", "flist.cli:HUB")]
+COMMAND = f"""
+import sys
+from zos_core.base.verbs import Entry, run
+sys.exit(run(sys.argv[1:], {ENTRIES}))
+"""
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Zos:
+    """The command line with settings and store of its own."""
+
+    def __init__(self, home: Path) -> None:
+        self.home = home
+        self.environ = {
+            "PATH": os.environ["PATH"],
+            "PYTHONPATH": str(ROOT),
+            "XDG_CONFIG_HOME": str(home / "config"),
+            "XDG_DATA_HOME": str(home / "data"),
+        }
+
+    @property
+    def store(self) -> Path:
+        return self.home / "data" / "zos" / "store"
+
+    def start(self, *argv: str | Path) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", COMMAND, *map(str, argv)],
+            env=self.environ,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=self.home,
+        )
+
+    def run(self, *argv: str | Path) -> tuple[int, str, str]:
+        """In this very process, which costs no imports; `start` makes a real one."""
+        out, err = io.StringIO(), io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.chdir(self.home)
+            for name, value in self.environ.items():
+                patch.setenv(name, value)
+            status = run(list(map(str, argv)), ENTRIES)
+        return status, out.getvalue(), err.getvalue()
+
+    def json(self, *argv: str | Path, status: int = 0) -> dict[str, Any]:
+        found, out, err = self.run(*argv, "--json")
+        assert (found, err) == (status, ""), err
+        result: dict[str, Any] = json.loads(out)
+        return result
+
+    @contextmanager
+    def hub(self, *argv: str | Path) -> Iterator[str]:
+        process = self.start("hub", "serve", "--listen", "127.0.0.1:0", "--json", *argv)
+        assert process.stdout is not None
+        try:
+            ready, _, _ = select.select([process.stdout], [], [], 30)
+            assert ready, "the hub did not say that it is ready"
+            yield json.loads(process.stdout.readline())["url"]
+        finally:
+            process.send_signal(signal.SIGTERM)
+            _, err = process.communicate(timeout=30)
+        assert (process.returncode, err) == (0, "")
+
+
+@pytest.fixture
+def zos(tmp_path: Path) -> Zos:
+    return Zos(tmp_path)
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "My Tree"
+    (root / "bin").mkdir(parents=True)
+    (root / "bin" / "tool").write_bytes(b"#!/bin/sh\n" * 10_000)
+    (root / "bin" / "tool").chmod(0o755)
+    (root / "link").symlink_to("bin/tool")
+    return root
+
+
+def test_the_whole_way(zos: Zos, tree: Path) -> None:
+    status, out, err = zos.run("flist", "build", tree, "-o", "web.flist", "--name", "web")
+    assert status == 0, err
+    assert "revision 1" in out
+    assert "packing: 100 kB in" in err
+    file = SignedManifest.parse((zos.home / "web.flist").read_bytes())
+    with zos.hub() as url:
+        shown = zos.json("flist", "inspect", "web", "--store", url)
+        assert shown["digest"] == file.digest.hex()
+        assert [each["trusted"] for each in shown["signatures"]] == [True]
+        assert zos.json("flist", "verify", "web", "--store", url)["bytes_verified"] == 100_000
+        assert zos.json("flist", "verify", "web.flist", "--store", url)["digest"] == file.digest.hex()
+        zos.json("flist", "extract", "web", "out", "--store", url)
+    assert (zos.home / "out" / "bin" / "tool").read_bytes() == (tree / "bin" / "tool").read_bytes()
+    assert os.readlink(zos.home / "out" / "link") == "bin/tool"
+    for verb in ("inspect", "verify"):
+        assert zos.run("flist", verb, "web")[0] == 0
+
+
+def test_revisions_go_up(zos: Zos, tree: Path) -> None:
+    first = zos.json("flist", "build", tree)
+    assert first["name"].endswith("/my-tree")
+    assert (first["revision"], first["tag"]) == (1, "latest")
+    again = zos.json("flist", "build", tree, "--revision", "1")
+    assert again["digest"] == first["digest"]
+    second = zos.json("flist", "build", tree)
+    assert (second["revision"], second["units_new"]) == (2, 0)
+    assert zos.json("flist", "build", tree, "--revision", "2")["digest"] == second["digest"]
+    assert zos.json("flist", "inspect", "my-tree")["previous"] == first["digest"]
+    error = zos.json("flist", "build", tree, "--revision", "1", status=45)["error"]
+    assert error["code"] == "flist.revision-not-new"
+    (tree / "new").write_bytes(b"new")
+    error = zos.json("flist", "build", tree, "--revision", "2", status=45)["error"]
+    assert error["code"] == "flist.revision-not-new"
+    assert zos.json("flist", "build", tree, "--name", "my-tree:other")["revision"] == 1
+    pinned = f"my-tree@{first['digest']}"
+    assert zos.json("flist", "inspect", pinned)["revision"] == 1
+
+
+def test_a_plan_changes_nothing(zos: Zos, tree: Path) -> None:
+    plan = zos.json("flist", "build", tree, "--plan")
+    assert (plan["inodes"], plan["data_bytes"], plan["units"], plan["revision"]) == (4, 100_000, 1, 1)
+    assert not zos.store.exists()
+
+
+def test_another_ones_image_is_not_believed(zos: Zos, tree: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    other = Zos(tmp_path / "other")
+    zos.json("flist", "build", tree, "--name", "web", "-o", "web.flist")
+    error = other.json("flist", "verify", "web", "--store", zos.store, status=39)["error"]
+    assert error["code"] == "flist.untrusted-publisher"
+    file = zos.home / "web.flist"
+    assert other.json("flist", "verify", file, "--store", zos.store, status=39)["error"]["code"] == error["code"]
+    assert other.json("flist", "verify", file, "--store", zos.store, "--unsigned")["signed_by"] is None
+    assert other.json("flist", "inspect", file)["signatures"][0]["trusted"] is False
+    assert other.run("flist", "verify", "web", "--store", zos.store, "--unsigned")[0] == 2
+
+
+def test_changed_files_are_refused(zos: Zos, tree: Path) -> None:
+    zos.json("flist", "build", tree, "--name", "web", "-o", "web.flist")
+    data = (zos.home / "web.flist").read_bytes()
+    for changed, status, code in [
+        (data[:-1] + bytes([data[-1] ^ 1]), 38, "flist.signature-invalid"),
+        (data + b"\0", 20, "flist.manifest-invalid"),
+        (data[:-1], 20, "flist.manifest-invalid"),
+        (data[:100], 20, "flist.manifest-invalid"),
+        (b"not an flist", 20, "flist.manifest-invalid"),
+        (b"", 20, "flist.manifest-invalid"),
+        (bytes(1 << 20), 10, "file.too-large"),
+    ]:
+        (zos.home / "bad.flist").write_bytes(changed)
+        assert zos.json("flist", "verify", "bad.flist", status=status)["error"]["code"] == code
+
+
+@pytest.mark.parametrize("name", ["a/../b", "..", "/x", "a//b", "x" * 300, "web@12", "web:", "WEB"])
+def test_bad_names(zos: Zos, tree: Path, name: str) -> None:
+    for argv in (("inspect", name), ("build", tree, "--name", name)):
+        error = zos.json("flist", *argv, status=34)["error"]
+        assert error["code"] == "flist.name-invalid"
+        assert error["hint"]
+    assert not zos.store.exists()
+
+
+@pytest.mark.parametrize(
+    ("argv", "status", "code"),
+    [
+        (("flist", "inspect", "nobody/nothing"), 35, "flist.name-unknown"),
+        (("flist", "inspect", "gone.flist"), 1, "os.error"),
+        (("flist", "build", "gone"), 25, "flist.tree-unreadable"),
+        (("flist", "verify", "web", "--store", "http://127.0.0.1:1"), 41, "store.unavailable"),
+        (("flist", "build", ".", "--name", "hub/a/b"), 2, "cli.usage"),
+        (("flist", "build", ".", "--store", "http://127.0.0.1:1"), 41, "store.unavailable"),
+        (("hub", "serve", "--store", "gone"), 41, "store.unavailable"),
+        (("hub", "serve", "--store", ".", "--listen", "nonsense"), 2, "cli.usage"),
+    ],
+)
+def test_refusals(zos: Zos, argv: tuple[str, ...], status: int, code: str) -> None:
+    error = zos.json(*argv, status=status)["error"]
+    assert error["code"] == code
+
+
+def test_a_port_in_use(zos: Zos) -> None:
+    with zos.hub("--store", ".") as url:
+        error = zos.json("hub", "serve", "--store", ".", "--listen", url.removeprefix("http://"), status=11)["error"]
+    assert error["code"] == "http.address-in-use"
+
+
+def test_extracting_into_a_full_directory(zos: Zos, tree: Path) -> None:
+    zos.json("flist", "build", tree, "--name", "web")
+    assert zos.json("flist", "extract", "web", tree, status=44)["error"]["code"] == "flist.extract-failed"
+    assert sorted(os.listdir(tree)) == ["bin", "link"]
+
+
+@pytest.mark.parametrize("verb", ["build", "inspect", "verify", "extract", "mount", "unmount"])
+def test_every_verb_has_help_with_an_example(zos: Zos, verb: str) -> None:
+    status, out, _ = zos.run("flist", verb, "--help")
+    assert status == 0
+    assert f"zos flist {verb}" in out.partition("examples:")[2]
