@@ -206,6 +206,26 @@ def test_network_attach_in_parallel() -> None:
     on_host(main)
 
 
+def test_network_instances_that_share_a_block_do_not_share_a_pair() -> None:
+    """Both plan from the same state, at once, in the same block: the kernel would let both have the address."""
+    block = int(tag_of(INSTANCE.name), 16) % 256
+    other = next(Instance(f"o{at}") for at in range(100_000) if int(tag_of(f"o{at}"), 16) % 256 == block)
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            spaces = [stack.enter_context(namespace()) for _ in range(16)]
+            async with Network.open(INSTANCE) as mine, Network.open(other) as theirs:
+                assert (await mine.plan("c")).address == (await theirs.plan("c")).address
+                async with asyncio.TaskGroup() as group:
+                    made = [
+                        group.create_task((mine, theirs)[at % 2].attach(f"c{at}", inside.netns, inside.rtnl))
+                        for at, inside in enumerate(spaces)
+                    ]
+                assert len({task.result().address for task in made}) == len(spaces)
+
+    on_host(main)
+
+
 def test_network_new_namespace_for_the_same_name_replaces_the_wire() -> None:
     async def main() -> None:
         async with Network.open(INSTANCE) as network:

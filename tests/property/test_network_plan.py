@@ -137,7 +137,7 @@ def test_network_plan_describes_every_step() -> None:
     lines = plan_attach("zos", "web", EMPTY).describe()
     assert lines[0].startswith("create veth z")
     assert lines[-1].endswith("as zos:zos:web")
-    assert len(lines) == 8
+    assert len(lines) == 9
 
 
 @pytest.mark.parametrize("name", ["", "x" * 255, "a\0b", "\u00e9" * 130])

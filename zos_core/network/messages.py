@@ -22,6 +22,7 @@ __all__ = [
     "Route",
     "add_address",
     "add_default_route",
+    "add_only_route",
     "create_veth",
     "delete_link",
     "dump_addresses",
@@ -81,14 +82,17 @@ _IFLA_INET6_ADDR_GEN_MODE: Final = 8
 _IN6_ADDR_GEN_MODE_NONE: Final = 1
 _IFA_ADDRESS: Final = 1
 _IFA_LOCAL: Final = 2
+_IFA_FLAGS: Final = 8
+_IFA_F_NOPREFIXROUTE: Final = 0x200
 _RTA_DST: Final = 1
 _RTA_OIF: Final = 4
 _RTA_GATEWAY: Final = 5
+_RTA_PREFSRC: Final = 7
 _RTA_TABLE: Final = 15
 _RT_TABLE_MAIN: Final = 254
 _RTPROT_STATIC: Final = 4
 _RT_SCOPE_UNIVERSE: Final = 0
-_RT_SCOPE_HOST: Final = 254
+_RT_SCOPE_LINK: Final = 253
 _RTN_UNICAST: Final = 1
 _NLMSGERR_ATTR_MSG: Final = 1
 
@@ -238,15 +242,37 @@ def no_ipv6_addresses(name: str) -> Request:
     )
 
 
-def add_address(name: str, index: int, address: IPv4Address, prefix_length: int) -> Request:
-    """Give an address to a link. Refused with EEXIST when it has it already."""
+def add_address(name: str, index: int, address: IPv4Address, prefix_length: int, *, route: bool = True) -> Request:
+    """Give an address to a link, with the route to its network or without. EEXIST when it has it already."""
     header = _IFADDRMSG.pack(_AF_INET, prefix_length, 0, _RT_SCOPE_UNIVERSE, index)
-    attributes = pack_attributes([(_IFA_LOCAL, address.packed), (_IFA_ADDRESS, address.packed)])
+    flags = _U32.pack(0 if route else _IFA_F_NOPREFIXROUTE)
+    attributes = pack_attributes([(_IFA_LOCAL, address.packed), (_IFA_ADDRESS, address.packed), (_IFA_FLAGS, flags)])
     return Request(
         what=f"add {address}/{prefix_length} to {name}",
         type=RTM_NEWADDR,
         flags=NLM_F_CREATE | NLM_F_EXCL,
         payload=header + attributes,
+    )
+
+
+def add_only_route(name: str, index: int, network: IPv4Network, source: IPv4Address) -> Request:
+    """Make a network directly reachable by this link, and by no other: EEXIST when one has it already.
+
+    The kernel gives the same address to two links without a word. This is where it decides between two programs.
+    """
+    header = _RTMSG.pack(
+        _AF_INET, network.prefixlen, 0, 0, _RT_TABLE_MAIN, _RTPROT_STATIC, _RT_SCOPE_LINK, _RTN_UNICAST, 0
+    )
+    attributes = [
+        (_RTA_DST, network.network_address.packed),
+        (_RTA_OIF, _U32.pack(index)),
+        (_RTA_PREFSRC, source.packed),
+    ]
+    return Request(
+        what=f"route {network} by {name}",
+        type=RTM_NEWROUTE,
+        flags=NLM_F_CREATE | NLM_F_EXCL,
+        payload=header + pack_attributes(attributes),
     )
 
 

@@ -85,6 +85,7 @@ class AttachPlan:
             f"forward nothing from {self.link}",
             f"add {self.host_address}/{PREFIX_LENGTH} to {self.link}",
             f"bring {self.link} up",
+            f"route {self.host_address}/{PREFIX_LENGTH} by {self.link}",
             f"inside: add {self.address}/{PREFIX_LENGTH} to {INSIDE_LINK}",
             f"inside: bring {INSIDE_LINK} up",
             f"inside: route everything to {self.host_address} by {INSIDE_LINK}",

@@ -12,6 +12,7 @@ import errno
 from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from ipaddress import IPv4Network
 from typing import Final
 
 from zos_core.base.paths import Instance
@@ -98,7 +99,10 @@ class Network:
                         if refused.context["errno"] != errno.EEXIST:
                             raise
                         continue  # the name was taken since, here or inside
-                    return await self._finish(plan, inside)
+                    made = await self._finish(plan, inside)
+                    if made is not None:
+                        return made
+                    await self._delete_named(plan.link)  # another instance was faster with this pair: plan again
                 except BaseException:
                     # Also when cancelled. What cannot be removed now is unmarked, and goes at the next reconcile.
                     await asyncio.shield(self._delete_named(plan.link))
@@ -154,16 +158,24 @@ class Network:
             await self._delete(half)
         return None
 
-    async def _finish(self, plan: AttachPlan, inside: RouteSocket) -> Attachment:
+    async def _finish(self, plan: AttachPlan, inside: RouteSocket) -> Attachment | None:
+        """Give the pair its addresses and its mark; None when somebody else has taken the addresses meanwhile."""
         index = await _index_of(self._host, plan.link)
-        await self._host.apply(
-            [
-                messages.keep_to_itself(plan.link),
-                messages.no_ipv6_addresses(plan.link),
-                messages.add_address(plan.link, index, plan.host_address, PREFIX_LENGTH),
-                messages.set_up(plan.link),
-            ]
-        )
+        pair = IPv4Network((plan.host_address, PREFIX_LENGTH))
+        try:
+            await self._host.apply(
+                [
+                    messages.keep_to_itself(plan.link),
+                    messages.no_ipv6_addresses(plan.link),
+                    messages.add_address(plan.link, index, plan.host_address, PREFIX_LENGTH, route=False),
+                    messages.set_up(plan.link),
+                    messages.add_only_route(plan.link, index, pair, plan.host_address),
+                ]
+            )
+        except NetlinkRefused as refused:
+            if refused.context["errno"] != errno.EEXIST:
+                raise
+            return None
         own = await _index_of(inside, INSIDE_LINK)
         await inside.apply(
             [
