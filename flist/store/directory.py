@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shutil
 import stat
@@ -14,6 +13,7 @@ from typing import BinaryIO, Self, TypeVar
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreUnavailable
 from flist.store.paths import MUTABLE_KINDS, check_path, size_max
 from zos_core.base.atomic_file import Owner, make_directories, replacing, write_atomic
+from zos_core.base.threads import in_thread
 
 __all__ = ["DirectoryStore", "OpenObject"]
 
@@ -153,7 +153,7 @@ class DirectoryStore:
 
     async def _run(self, path: str, work: Callable[[], T]) -> T:
         try:
-            return await asyncio.to_thread(work)
+            return await in_thread(work)
         except OSError as error:
             where = f"{self._root}/{path}"
             raise StoreUnavailable(f"{where}: {error.strerror or error}", path=path, errno=error.errno) from error
