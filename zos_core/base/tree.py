@@ -156,7 +156,7 @@ async def start_tree(instance: Instance, table: Table) -> int:
         for descriptor in (table_fd, ready_write):
             os.set_inheritable(descriptor, True)
         argv = [str(program("zos-init")), "hold", "--table", str(table_fd), "--ready", str(ready_write)]
-        pid = os.posix_spawn(
+        pid = os.posix_spawn(  # noqa: ASYNC221  returns when exec has happened
             *_scoped(instance, argv),
             dict(service_environment(["ZOS_NATIVE"])),
             file_actions=[
@@ -175,7 +175,7 @@ async def start_tree(instance: Instance, table: Table) -> int:
         if ready_write >= 0:
             os.close(ready_write)
     if message != b"1":
-        reaped, _ = os.waitpid(pid, os.WNOHANG)
+        reaped, _ = os.waitpid(pid, os.WNOHANG)  # noqa: ASYNC222  does not wait
         reason = message.decode(errors="replace").removeprefix("E").strip() or "it ended without a word"
         raise TreeFailed(
             f"hold did not start: {reason}",
