@@ -28,6 +28,8 @@ __all__ = ["CgroupGroup", "CgroupStatistics", "CgroupTree"]
 CONTROLLERS: Final = tuple(knob.controller for knob in KNOBS)
 KILL_TIMEOUT_S: Final = 10.0
 """A killed process ends in milliseconds, unless the kernel holds it (a disk or a FUSE server that does not answer)."""
+LEAVE_TIMEOUT_S: Final = 5.0
+"""hold's tree has ended when its lock is free, a moment before its last process has left its group."""
 GROUP_PREFIX: Final = "c-"
 """No interface file begins so: a container may be called `memory.max`, or `system`."""
 NAME_BYTES_MAX: Final = 255 - len(GROUP_PREFIX)
@@ -176,6 +178,11 @@ class CgroupTree:
             CgroupBusy: a process of hold's tree still lives in its leaf.
         """
         await self.reconcile(())
+        try:
+            async with asyncio.timeout(LEAVE_TIMEOUT_S):
+                await wait_empty(self.path / SYSTEM_LEAF)
+        except TimeoutError:
+            pass  # the removal says it
         await asyncio.to_thread(self._remove)
 
     def _create(self, path: Path, limits: Limits) -> tuple[LimitState, ...]:
