@@ -13,6 +13,7 @@ mod keep;
 pub mod layout;
 mod locate;
 mod object;
+mod plan;
 mod presence;
 mod source;
 mod sync;
@@ -20,6 +21,7 @@ mod sync;
 mod testing;
 
 pub use error::{Code, Error, Result};
-pub use image::{Done, Image, Observer, Plan, Silent, Status, UnitFailure, READ_MAX};
+pub use image::Image;
 pub use object::{fetch_object, Object};
+pub use plan::{Done, Observer, Plan, Silent, Status, UnitFailure, READ_MAX};
 pub use source::SourceSpec;

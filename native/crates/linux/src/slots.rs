@@ -168,7 +168,7 @@ impl Slots {
     }
 
     fn word(&self, at: usize) -> &AtomicU32 {
-        assert!(at + 4 <= SIZE && at % 4 == 0);
+        assert!(at + 4 <= SIZE && at.is_multiple_of(4));
         // SAFETY: aligned, within the mapping that lives as long as self, and only accessed atomically through here.
         unsafe { AtomicU32::from_ptr(self.base.as_ptr().add(at).cast()) }
     }
