@@ -78,8 +78,7 @@ impl Mapping {
         let offset = i64::try_from(offset).map_err(|_| io::ErrorKind::InvalidInput)?;
         let to = to.as_fd().as_raw_fd();
         // SAFETY: the kernel reads at most `len` bytes, which are within the mapping.
-        let written =
-            unsafe { libc::pwrite64(to, self.base.as_ptr().add(at).cast(), len, offset) };
+        let written = unsafe { libc::pwrite64(to, self.base.as_ptr().add(at).cast(), len, offset) };
         usize::try_from(written).map_err(|_| io::Error::last_os_error())
     }
 
@@ -130,6 +129,8 @@ mod tests {
     fn bounds_are_checked() {
         let memfd = rustix::fs::memfd_create("t", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&memfd, 4096).unwrap();
-        Mapping::shared(&memfd, 4096).unwrap().write(4090, b"1234567");
+        Mapping::shared(&memfd, 4096)
+            .unwrap()
+            .write(4090, b"1234567");
     }
 }

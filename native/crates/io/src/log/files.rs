@@ -98,7 +98,8 @@ impl Files {
             file: None,
         };
         files.delete_old();
-        if slot.seq > 0 {
+        // A next file that is not committed: a reader may be in it already, so nothing more goes to the present one.
+        if slot.seq > 0 && !files.path(slot.seq.saturating_add(1)).exists() {
             files.reopen();
         }
         Ok(files)
@@ -534,6 +535,33 @@ mod tests {
             Some(&(1, b"more".to_vec())),
             "in the place of the end"
         );
+    }
+
+    #[test]
+    fn a_rotation_that_was_interrupted_is_finished() {
+        let folder = Folder::new("rotating");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        chunk(&mut files, &mut buffer, b"one");
+        fs::write(files.path(2), b"ZOSL").unwrap();
+        let (mut files, mut buffer) = successor(&files, &buffer);
+        chunk(&mut files, &mut buffer, b"two");
+        assert_eq!((files.slot.seq, files.slot.offset), (2, 16 + 24));
+        assert_eq!(
+            frames(&folder),
+            [(1, b"one".to_vec()), (1, b"two".to_vec())]
+        );
+    }
+
+    #[test]
+    fn the_bytes_are_those_of_the_vector() {
+        let folder = Folder::new("vector");
+        let (mut files, mut buffer) = (folder.files(LIMITS), Buffer::create(1).unwrap());
+        for data in [&b"hello\n"[..], b"12345678", b"\xff\0"] {
+            chunk(&mut files, &mut buffer, data);
+        }
+        files.end(9);
+        let vector = include_bytes!("../../../../../tests/vectors/log/1.log");
+        assert_eq!(fs::read(files.path(1)).unwrap(), vector);
     }
 
     #[test]
