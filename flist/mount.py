@@ -30,7 +30,6 @@ from zos_core.base.programs import (
     Empty,
     FetchObject,
     Fetched,
-    FillRequest,
     ImageName,
     Index,
     Mount,
@@ -46,10 +45,12 @@ __all__ = ["ImageMounts", "MountFailed", "MountedImage", "image_sources"]
 
 REQUEST_TIMEOUT_S = 30.0
 META_DEADLINE_S = 120.0
-FILL_TIMEOUT_S = 3600.0
+FILL_STALL_S = 60.0
+FILL_POLL_S = 0.1
 FETCH_TIMEOUT_MS = 30_000
 READ_DEADLINE_MS = 60_000
-CACHE_BYTES_MAX = 64 * 1024 * 1024
+# What was fetched is kept without a limit, as long as the disk has room; blockd's 0.
+CACHE_BYTES_MAX = 0
 BLOCK_BYTES = 4096
 PRESENCE_HEADER = struct.Struct("<8sHHI32s")
 PRESENCE_MAGIC = b"ZOSPRES1"
@@ -168,7 +169,7 @@ class ImageMounts:
                 "status", ImageName(image=digest), reply=BlockStatus, timeout_s=REQUEST_TIMEOUT_S
             )
         except RemoteError as error:
-            if error.remote_code == "blockd.no-such-image":
+            if error.remote_code == "blockd.unknown-image":
                 return None
             raise
         return found
@@ -230,10 +231,31 @@ class ImageMounts:
         return Mount(image=digest, provider=choice.provider, meta=f"{relative}/meta.erofs")
 
     async def _fill(self, digest: str) -> None:
-        """Have every unit fetched and verified; `wait` answers when that is done or has failed for good."""
-        await self._blockd.request(
-            "fill", FillRequest(image=digest, wait=True), reply=Nothing, timeout_s=FILL_TIMEOUT_S
-        )
+        """Have every unit fetched and verified.
+
+        blockd goes on by itself while its sources are away; here it is given up when nothing has come for
+        `FILL_STALL_S`. It is asked anew each time, because a blockd that died has forgotten that it was to fill.
+
+        Raises:
+            MountFailed: no unit came for that long.
+        """
+        loop = asyncio.get_running_loop()
+        name = ImageName(image=digest)
+        present, progress_s = -1, loop.time()
+        while True:
+            await self._blockd.request("fill", name, reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+            status, _ = await self._blockd.request("status", name, reply=BlockStatus, timeout_s=REQUEST_TIMEOUT_S)
+            if status.full:
+                return
+            if status.units_present != present:
+                present, progress_s = status.units_present, loop.time()
+            elif loop.time() - progress_s > FILL_STALL_S:
+                raise MountFailed(
+                    f"the image could not be fetched whole: {present} of {status.units} units came",
+                    hint="is the hub reachable, and has it the whole image? zos flist verify tells",
+                    image=digest,
+                )
+            await asyncio.sleep(FILL_POLL_S)
 
     async def _fetch_meta(self, image: SignedManifest, sources: list[Source], directory: Path) -> None:
         """Fetch the metadata image unless a whole one is here; what is here is hashed again before each mount."""
@@ -282,5 +304,5 @@ class ImageMounts:
         try:
             await self._blockd.request("remove", name, reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         except RemoteError as error:
-            if error.remote_code != "blockd.no-such-image":
+            if error.remote_code != "blockd.unknown-image":
                 raise

@@ -28,7 +28,6 @@ __all__ = [
     "Exits",
     "FetchObject",
     "Fetched",
-    "FillRequest",
     "ImageName",
     "Index",
     "Kill",
@@ -321,13 +320,6 @@ class FetchObject(Document, frozen=True, kw_only=True):
     zstd: bool
     to: str
     deadline_ms: int
-
-
-class FillRequest(Document, frozen=True, kw_only=True):
-    """Fetch every missing unit; with `wait` the answer comes when all are verified."""
-
-    image: str
-    wait: bool
 
 
 class Fetched(Record, frozen=True, kw_only=True):

@@ -1,0 +1,228 @@
+"""A real node for tests: the `zos` command, a hub that can misbehave, and a small image of one static program."""
+
+from __future__ import annotations
+
+import hashlib
+import http.server
+import json
+import os
+import re
+import secrets
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tests.integration.spawn_kit import make_tree
+
+ZOS = Path(sys.executable).parent / "zos"
+TIMEOUT_S = 90
+LARGE_FILES = 24
+LARGE_BYTES = 700_000
+
+
+@dataclass
+class Done:
+    """What a command printed, and its exit status."""
+
+    status: int
+    out: str
+    err: str
+
+    @property
+    def json(self) -> Any:
+        """The first value that `--json` printed."""
+        return json.loads(self.out.splitlines()[0])
+
+
+def zos(*arguments: str, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) -> Done:
+    """Run the command to its end."""
+    done = subprocess.run(
+        [str(ZOS), *arguments], capture_output=True, text=True, timeout=timeout_s, env={**os.environ, **(env or {})}
+    )
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+def large_content(number: int) -> bytes:
+    """Content of /data/<number>: not compressible, the same every time."""
+    block = hashlib.sha256(b"%d" % number).digest()
+    return b"".join(hashlib.sha256(block + b"%d" % at).digest() for at in range(LARGE_BYTES // 32))
+
+
+def make_image_tree(tree: Path) -> None:
+    """busybox and 17 MB of data that no read-ahead can have fetched by chance."""
+    make_tree(tree)
+    (tree / "data").mkdir()
+    for number in range(LARGE_FILES):
+        (tree / "data" / f"{number:02}").write_bytes(large_content(number))
+
+
+def large_sums() -> list[str]:
+    """What `sha256sum /data/*` prints."""
+    return [f"{hashlib.sha256(large_content(n)).hexdigest()}  /data/{n:02}" for n in range(LARGE_FILES)]
+
+
+class Hub:
+    """A store over HTTP that does what a test tells it: `behave` gets the path and the bytes of each answer.
+
+    `behave` returns the bytes to send; the length that is announced is the true one's.
+    """
+
+    def __init__(self, store: Path) -> None:
+        self.store = store
+        self.behave: Callable[[str, bytes], bytes] = lambda path, data: data
+        self.gate = threading.Event()
+        self.gate.set()
+        self.bytes_sent = 0
+        self.asked = threading.Event()
+        hub = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                hub.asked.set()
+                hub.gate.wait(TIMEOUT_S)
+                file = hub.store / self.path.lstrip("/")
+                if not file.is_file():
+                    self.send_response(404)
+                    self.send_header("Content-Length", "0")
+                    self.end_headers()
+                    return
+                data, status = file.read_bytes(), 200
+                asked = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+                total = len(data)
+                if asked:
+                    first, last = int(asked[1]), min(int(asked[2]), total - 1)
+                    data, status = data[first : last + 1], 206
+                announced = len(data)
+                data = hub.behave(self.path, data)
+                self.send_response(status)
+                if asked:
+                    self.send_header("Content-Range", f"bytes {asked[1]}-{int(asked[1]) + announced - 1}/{total}")
+                self.send_header("Content-Length", str(announced))
+                self.end_headers()
+                self.wfile.write(data)
+                hub.bytes_sent += len(data)
+                if len(data) != announced:
+                    self.close_connection = True
+
+            def log_message(self, format: str, *arguments: object) -> None:
+                return
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def close(self) -> None:
+        """Stop serving."""
+        self.gate.set()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@dataclass
+class Node:
+    """A node of its own instance, and the store of its image."""
+
+    store: Path
+    config: Path
+    instance: str = field(default_factory=lambda: f"t-{secrets.token_hex(4)}")
+
+    def zos(self, verb: str, *arguments: str, timeout_s: float = TIMEOUT_S) -> Done:
+        """A verb of the node."""
+        return zos(verb, "--instance", self.instance, *arguments, timeout_s=timeout_s)
+
+    def run(self, *arguments: str, command: list[str], store: str | None = None) -> Done:
+        """`zos run` of the test image."""
+        return self.zos("run", "--store", store or str(self.store), *arguments, "--", *command)
+
+    def start(self, *arguments: str, command: list[str], store: str | None = None) -> subprocess.Popen[str]:
+        """`zos run` in the background, its output piped."""
+        return subprocess.Popen(
+            [
+                str(ZOS),
+                "run",
+                "--instance",
+                self.instance,
+                "--store",
+                store or str(self.store),
+                *arguments,
+                "--",
+                *command,
+            ],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def up(self) -> Any:
+        """Start it; the node's own report."""
+        done = self.zos("up", "--json")
+        assert done.status == 0, done.err + self.service_logs()
+        return done.json
+
+    def down(self) -> None:
+        """End it and delete its state."""
+        done = self.zos("down", "--purge", "--grace", "1")
+        assert done.status == 0, done.err
+
+    def inspect(self, name: str) -> Any:
+        """A container's state."""
+        done = self.zos("inspect", "--json", name)
+        assert done.status == 0, done.err
+        return done.json
+
+    def names(self) -> list[str]:
+        """The containers there are."""
+        done = self.zos("ps", "--json")
+        assert done.status == 0, done.err
+        return [json.loads(line)["name"] for line in done.out.splitlines()]
+
+    def pid(self, service: str) -> int:
+        """A process of the tree, as it is now."""
+        process = next(each for each in self.up()["processes"] if each["name"] == service)
+        assert process["pid"] is not None
+        return int(process["pid"])
+
+    def kill(self, service: str) -> None:
+        """SIGKILL for a process of the tree."""
+        os.kill(self.pid(service), signal.SIGKILL)
+
+    def service_logs(self) -> str:
+        """What the services said, for a failed assertion."""
+        logs = sorted(Path(f"/var/lib/zos/{self.instance}/log").glob("*.log"))
+        return "".join(f"\n== {path.name}\n{path.read_text()[-2000:]}" for path in logs)
+
+
+@contextmanager
+def image_store(directory: Path, *, architecture: str | None = None) -> Iterator[Path]:
+    """A store with the image `small`, signed by the caller's own key."""
+    tree, store = directory / "tree", directory / "store"
+    make_image_tree(tree)
+    done = zos(
+        "flist", "build", str(tree), "--name", "small", "--store", str(store), "-o", str(directory / "small.flist")
+    )
+    assert done.status == 0, done.err
+    yield store
+    shutil.rmtree(tree)
+
+
+def lines_of(process: subprocess.Popen[str]) -> list[str]:
+    """The rest of its output, as lines, once it has ended."""
+    out, err = process.communicate(timeout=TIMEOUT_S)
+    assert process.returncode == 0, err
+    return out.splitlines()
