@@ -9,7 +9,6 @@ import asyncio
 import errno
 import fcntl
 import os
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -140,7 +139,7 @@ def is_running(instance: Instance) -> bool:
 
 
 async def start_tree(instance: Instance, table: Table) -> int:
-    """Start hold with `table` in a session of its own and wait until every service is ready; returns its pid.
+    """Start hold with `table` in a session of its own and wait until every service was started; returns its pid.
 
     Raises:
         TreeFailed: hold said why it could not start, or said nothing in time.
@@ -157,7 +156,8 @@ async def start_tree(instance: Instance, table: Table) -> int:
             os.set_inheritable(descriptor, True)
         argv = [str(program("zos-init")), "hold", "--table", str(table_fd), "--ready", str(ready_write)]
         pid = os.posix_spawn(  # noqa: ASYNC221  returns when exec has happened
-            *_scoped(instance, argv),
+            argv[0],
+            argv,
             dict(service_environment(["ZOS_NATIVE"])),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null, 0),
@@ -184,16 +184,6 @@ async def start_tree(instance: Instance, table: Table) -> int:
             ended=bool(reaped),
         )
     return pid
-
-
-def _scoped(instance: Instance, argv: list[str]) -> tuple[str, list[str]]:
-    """Under systemd the tree lives in a delegated scope of its own, so that its cgroup limits are ours to set."""
-    runner = shutil.which("systemd-run")
-    if Path("/run/systemd/system").is_dir() and runner is not None:
-        unit = f"zos-{instance.name}-{os.getpid()}.scope"
-        prefix = [runner, "--scope", "--quiet", "--collect", f"--unit={unit}", "--property=Delegate=yes", "--"]
-        return runner, prefix + argv
-    return argv[0], argv
 
 
 async def _read_ready(descriptor: int) -> bytes:
