@@ -370,6 +370,23 @@ def test_nobody_listens(run: Run, tmp_path: Path) -> None:
     run(main())
 
 
+def test_each_caller_has_its_own_deadline(run: Run, tmp_path: Path) -> None:
+    async def main() -> None:
+        async with frame.Reconnecting(tmp_path / "nobody.sock") as peer, asyncio.TaskGroup() as group:
+            patient = group.create_task(impatient(peer, 60.0))
+            await asyncio.sleep(0)
+            async with asyncio.timeout(10):
+                await impatient(peer, 0.05)
+            assert not patient.done()
+            patient.cancel()
+
+    async def impatient(peer: frame.Reconnecting, timeout_s: float) -> None:
+        with pytest.raises(PeerGone):
+            await peer.request("x", Ask(), reply=Answer, timeout_s=timeout_s)
+
+    run(main())
+
+
 def test_a_lost_connection_is_dialled_again(run: Run, tmp_path: Path) -> None:
     listener = Listener(tmp_path / "x.sock")
     greeted: list[frame.Channel] = []

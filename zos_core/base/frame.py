@@ -566,23 +566,29 @@ class Reconnecting:
         Raises:
             PeerGone: nobody listened in that time, or this object is closed.
         """
-        deadline_s = asyncio.get_running_loop().time() + timeout_s
-        async with self._dialling:
-            while True:
-                if self._closed:
-                    raise PeerGone(f"the connection to {self._path} was closed")
-                if self._channel is not None and self._channel.is_open:
-                    return self._channel
-                left_s = max(DIAL_INTERVAL_S, deadline_s - asyncio.get_running_loop().time())
-                try:
-                    self._channel = await self._dial(left_s)
-                except PeerGone:
-                    if asyncio.get_running_loop().time() + DIAL_INTERVAL_S > deadline_s:
-                        raise
-                    await asyncio.sleep(DIAL_INTERVAL_S)
+        if self._channel is not None and self._channel.is_open:
+            return self._channel
+        last: PeerGone | None = None
+        try:
+            async with (
+                asyncio.timeout(timeout_s),
+                self._dialling,
+            ):  # who waits for another's dialling has a deadline too
+                while True:
+                    if self._closed:
+                        raise PeerGone(f"the connection to {self._path} was closed")
+                    if self._channel is not None and self._channel.is_open:
+                        return self._channel
+                    try:
+                        self._channel = await self._dial()
+                    except PeerGone as gone:
+                        last = gone
+                        await asyncio.sleep(DIAL_INTERVAL_S)
+        except TimeoutError as error:
+            raise last or PeerGone(f"cannot reach {self._path} within {timeout_s:g} s") from error
 
-    async def _dial(self, timeout_s: float) -> Channel:
-        channel = await Channel.connect(self._path, timeout_s=timeout_s)
+    async def _dial(self) -> Channel:
+        channel = await Channel.connect(self._path)
         if self._greet is not None:
             try:
                 await self._greet(channel)
