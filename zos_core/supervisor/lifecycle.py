@@ -590,6 +590,7 @@ class Lifecycle:
             state = self._with_counters(state, await self._images.status(state.image.digest))
         await self._save(
             state,
+            durable=True,
             status="exited",
             finished_ns=record.time_ns or self._clock_ns(),
             pid=None,
@@ -757,10 +758,10 @@ class Lifecycle:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _save(self, state: ContainerState, **changes: object) -> ContainerState:
+    async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
         changed = msgspec.structs.replace(self._states.get(state.name, state), **changes)
         self._states[state.name] = changed
-        await self._registry.save(changed)
+        await self._registry.save(changed, durable=durable)
         return changed
 
     async def _notify(self) -> None:

@@ -39,9 +39,13 @@ class Registry:
 
         return await asyncio.to_thread(read_all)
 
-    async def save(self, state: ContainerState) -> None:
-        """Replace the document of a container; it is on disk when this returns."""
-        await asyncio.to_thread(write_atomic, self._path(state.name), encode_json(state), mode=0o600)
+    async def save(self, state: ContainerState, *, durable: bool = True) -> None:
+        """Replace the document of a container, atomically.
+
+        Without `durable` it may be lost in a power cut, though never torn by a crash of ours: what it says of
+        namespaces, cgroups and links would be gone with them.
+        """
+        await asyncio.to_thread(write_atomic, self._path(state.name), encode_json(state), mode=0o600, durable=durable)
 
     async def delete(self, name: str) -> None:
         """Forget a container."""
