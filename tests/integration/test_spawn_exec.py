@@ -81,6 +81,9 @@ def test_exec_sees_three_descriptors_and_its_own_environment(tree: Tree) -> None
 
 def test_exec_lies_in_the_cgroup_asked_for(tree: Tree) -> None:
     group = tree.new_cgroup("box-execs")
+    name = tree.exec("box", 80, "/bin/cat", "/proc/self/cgroup", cgroup=str(group))
+    assert tree.output(name).splitlines()[-1] == b"0::/../box-execs"
+    tree.wait_exit(name)
     name = tree.exec("box", 8, "/bin/sleep", "1000", cgroup=str(group))
     assert len((group / "cgroup.procs").read_text().split()) == 1
     (group / "cgroup.kill").write_text("1")
@@ -113,7 +116,8 @@ def test_execs_that_cannot_be(tree: Tree) -> None:
         with pytest.raises(Refused) as caught:
             tree.exec("box", 30 + number, "/bin/pwd", cwd=f"/proc/self/fd/{number}".encode())
         assert caught.value.step == "chdir"
-        tree.wait_exit(f"box/exec-{30 + number}")
+    # These had no name in hold yet.
+    assert tree.hold.do("list", prefix="log/box/exec-33")["names"] == []
 
 
 def test_exec_into_what_has_ended(tree: Tree) -> None:

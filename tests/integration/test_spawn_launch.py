@@ -270,6 +270,7 @@ def test_limits(tree: Tree) -> None:
     nofile, core = 7, 4
     limits = [{"resource": nofile, "soft": 100, "hard": 200}, {"resource": core, "soft": 0, "hard": 0}]
     assert tree.run("ulimit -n; ulimit -Hn; ulimit -c", rlimits=limits) == (0, "100\n200\n0\n", "")
+    assert tree.run("ulimit -n") == (0, "1024\n", "")
     rise = [{"resource": nofile, "soft": 1_000_000, "hard": 1_000_000_000}]
     with pytest.raises(Refused) as caught:
         tree.launch("no", "/bin/true", rlimits=[{"resource": 99, "soft": 0, "hard": 0}])

@@ -166,6 +166,24 @@ pub fn rlimit(resource: i32, soft: u64, hard: u64) -> io::Result<()> {
     check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, &raw const limit, old) })
 }
 
+/// The resource "open files".
+pub const NOFILE: i32 = libc::RLIMIT_NOFILE as i32;
+
+/// Soft and hard limit of the caller.
+///
+/// # Errors
+/// getrlimit(2): `EINVAL`.
+pub fn limits(resource: i32) -> io::Result<(u64, u64)> {
+    let mut limit = libc::rlimit64 {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    let no_new = std::ptr::null::<libc::rlimit64>();
+    // SAFETY: `limit` is a place for the old value, and no new one is given.
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, no_new, &raw mut limit) })?;
+    Ok((limit.rlim_cur, limit.rlim_max))
+}
+
 /// A session keyring of its own, so that that of the host cannot be searched.
 ///
 /// # Errors

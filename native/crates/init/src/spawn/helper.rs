@@ -42,31 +42,33 @@ pub struct Helper {
 
 /// Forks and runs `work` there, with the descriptors of `keep` and no others; it is killed when spawn ends.
 pub fn start(keep: &[BorrowedFd<'_>], work: impl FnOnce() -> Outcome<Done>) -> Outcome<Helper> {
-    run(0, keep, work)
+    run(0, None, keep, |_| work())
 }
 
-/// Likewise, as a child of hold, so that hold is the parent of what it clones with CLONE_PARENT. Nothing kills it with
-/// spawn: it has to be short.
+/// Likewise, as a child of hold and in this cgroup, so that what it clones with CLONE_PARENT is hold's child and lies
+/// there. Nothing kills it with spawn: it has to be short. `work` gets the socket on which its answer will go.
 pub fn start_sibling(
+    cgroup: BorrowedFd<'_>,
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce() -> Outcome<Done>,
+    work: impl FnOnce(BorrowedFd<'_>) -> Outcome<Done>,
 ) -> Outcome<Helper> {
-    run(linux::clone::PARENT, keep, work)
+    run(linux::clone::PARENT, Some(cgroup), keep, work)
 }
 
 fn run(
     flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce() -> Outcome<Done>,
+    work: impl FnOnce(BorrowedFd<'_>) -> Outcome<Done>,
 ) -> Outcome<Helper> {
     let (ours, theirs) = Channel::pair().step("socketpair")?;
     let us = rustix::process::getpid();
-    match linux::clone::fork(flags, None).step("fork")? {
+    match linux::clone::fork(flags, cgroup).step("fork")? {
         Forked::Parent { pidfd, .. } => Ok(Helper {
             channel: ours,
             pidfd,
         }),
-        Forked::Child => {
+        Forked::Child => super::launch::never_return(|| {
             if flags == 0 {
                 let _ = linux::privilege::die_with_parent();
                 if rustix::process::getppid() != Some(us) {
@@ -78,7 +80,7 @@ fn run(
             if linux::clone::close_all_but(&keep).is_err() {
                 linux::clone::exit_now(1);
             }
-            let sent = match work() {
+            let sent = match work(theirs.as_fd()) {
                 Ok(done) => {
                     let fds: Vec<_> = done.fds.iter().map(AsFd::as_fd).collect();
                     theirs.send(&done.reply, &fds)
@@ -86,6 +88,6 @@ fn run(
                 Err(error) => theirs.send(&wire::error(0, &error), &[]),
             };
             linux::clone::exit_now(i32::from(sent.is_err()))
-        }
+        }),
     }
 }

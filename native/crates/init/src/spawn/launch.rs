@@ -20,6 +20,8 @@ pub const NAMESPACES: u64 = NEWNS | NEWPID | NEWIPC | NEWUTS | NEWCGROUP;
 
 /// Title of pid 1.
 const REAPER: &str = "zos-reaper";
+/// Title of an exec before its execve.
+const EXEC: &str = "zos-exec";
 
 /// What the new process has of spawn's descriptors.
 #[derive(Debug)]
@@ -117,27 +119,44 @@ fn reap_for(program: i32) -> ! {
 }
 
 /// The helper that enters a container and clones there the process of an exec: its pid, and its pidfd as descriptor.
+///
+/// It lies in the cgroup already, and nobody inside sees it: it stays in spawn's pid namespace. Only when it has become
+/// what the program may be does it clone the process that they do see, so that there is nothing to be gained by looking
+/// into that one, whatever they hold (CVE-2016-9962).
 pub fn enter(
     program: &Program,
     target: BorrowedFd<'_>,
-    cgroup: BorrowedFd<'_>,
     fds: &Descriptors<'_>,
+    helper: BorrowedFd<'_>,
     report: &Report,
 ) -> Outcome<Done> {
-    // Not the cgroup namespace: from inside it, a cgroup of the host cannot be named as the clone's (nsdelegate).
-    setns(target, NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS).map_err(|error| {
+    // While /proc is still that of the host.
+    let _ = linux::title::set(EXEC);
+    // The cgroup namespace only now that we are in the cgroup: from inside, none of the host can be named (nsdelegate).
+    setns(
+        target,
+        NEWNS | NEWPID | NEWNET | NEWIPC | NEWUTS | NEWCGROUP,
+    )
+    .map_err(|error| {
         match error.raw_os_error() {
             // ESRCH
             Some(3) => wire::WireError::new("spawn.no-such-target", "the container has ended"),
             _ => wire::WireError::step("spawn.step", "setns", &error),
         }
     })?;
-    match linux::clone::fork(PARENT, Some(cgroup)).step("clone3")? {
+    let mut unenforced = Vec::new();
+    payload::streams(program, fds.stdout, fds.stderr)?;
+    close_all_but(&[fds.go, helper, report.fd()]).step("close")?;
+    payload::drop_privileges(program, &mut unenforced)?;
+    payload::directory(program)?;
+    match linux::clone::fork(PARENT, None).step("clone3")? {
         Forked::Parent { pid, pidfd } => Ok(Done::new(&Cloned { pid }, vec![pidfd])),
         Forked::Child => never_return(|| {
-            if let Err(error) = entered(program, target, fds, report) {
-                report.fail(&error);
+            if close_all_but(&[fds.go, report.fd()]).is_err() {
+                exit_now(EXIT_FAILED);
             }
+            wait_go(fds.go);
+            payload::last(program, report, &unenforced)
         }),
     }
 }
@@ -147,24 +166,6 @@ pub fn enter(
 pub struct Cloned {
     /// As spawn and hold see it.
     pub pid: i32,
-}
-
-/// The process of an exec, inside.
-fn entered(
-    program: &Program,
-    target: BorrowedFd<'_>,
-    fds: &Descriptors<'_>,
-    report: &Report,
-) -> Outcome<()> {
-    close_all_but(&[fds.go, fds.stdout, fds.stderr, report.fd(), target]).step("close")?;
-    wait_go(fds.go);
-    setns(target, NEWCGROUP).step("setns-cgroup")?;
-    let mut unenforced = Vec::new();
-    payload::streams(program, fds.stdout, fds.stderr)?;
-    close_all_but(&[report.fd()]).step("close")?;
-    payload::drop_privileges(program, &mut unenforced)?;
-    payload::directory(program)?;
-    payload::last(program, report, &unenforced)
 }
 
 /// Both ends of a pipe for a stream: read end, write end.

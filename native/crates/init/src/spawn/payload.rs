@@ -15,6 +15,9 @@ use super::request::{Program, Seccomp};
 /// Where programs are looked for if the environment has no PATH.
 const PATH_DEFAULT: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// Soft limit of open files where none is asked for.
+const NOFILE_SOFT: u64 = 1_024;
+
 /// Exit status of a child that failed before it could say so in a better way.
 pub const EXIT_FAILED: i32 = 125;
 const EXIT_NOT_EXECUTABLE: i32 = 126;
@@ -96,6 +99,9 @@ pub fn streams(program: &Program, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>
 
 /// Limits, bounding set, groups and user. What is left of privilege is what [`last`] still needs.
 pub fn drop_privileges(program: &Program, unenforced: &mut Vec<String>) -> Outcome<()> {
+    // That of hold is no measure for a program: select(2) ends at 1,024, and who can do with more asks for it.
+    let limits = privilege::limits(privilege::NOFILE).step("rlimits")?;
+    privilege::rlimit(privilege::NOFILE, limits.0.min(NOFILE_SOFT), limits.1).step("rlimits")?;
     for limit in &program.rlimits {
         match privilege::rlimit(limit.resource, limit.soft, limit.hard) {
             Ok(()) => {}

@@ -541,7 +541,11 @@ impl Server {
             Layers::Attached => {
                 // The predecessor's namespace has gone with it; the detached copy is moved into ours, and hold gets a
                 // new one. This is no work that waits for anybody.
-                let copy = image::attach_image(image, kept)?;
+                let copy = image::attach_image(image, kept).map_err(|error| {
+                    // The predecessor died while it did this, and took the mount with it.
+                    WireError::new("spawn.image-not-mounted", error.message)
+                        .with_hint("ask mount_image again")
+                })?;
                 self.hold
                     .put(&name, &copy, true)
                     .map_err(|error| from_hold("put", error))?;
@@ -675,17 +679,10 @@ impl Server {
             stdout: stdout_write.as_fd(),
             stderr: stderr_write.as_fd(),
         };
-        let keep = [
-            fds.go,
-            fds.stdout,
-            fds.stderr,
-            theirs.fd(),
-            target.as_fd(),
-            cgroup.as_fd(),
-        ];
+        let keep = [fds.go, fds.stdout, fds.stderr, theirs.fd(), target.as_fd()];
         linux::sigwait::block_all().step("signals")?;
-        let helper = helper::start_sibling(&keep, || {
-            launch::enter(program, target.as_fd(), cgroup.as_fd(), &fds, &theirs)
+        let helper = helper::start_sibling(cgroup.as_fd(), &keep, |own| {
+            launch::enter(program, target.as_fd(), &fds, own, &theirs)
         });
         linux::sigwait::unblock_all().step("signals")?;
         let (name, generation) = (ask.name.clone(), ask.generation);
