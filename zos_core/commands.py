@@ -243,7 +243,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _image_request(arguments: argparse.Namespace) -> ImageRequest:
-    from flist.names import ImageName
+    from flist.names import ImageName, is_file
     from zos_core.base.keyring import Keyring
 
     store = arguments.store or str(default_store())
@@ -256,7 +256,7 @@ def _image_request(arguments: argparse.Namespace) -> ImageRequest:
         for key in keyring.trusted(publisher)
     ]
     path = Path(arguments.image)
-    if arguments.image.endswith(".flist") or path.is_file():
+    if is_file(arguments.image):
         return ImageRequest(
             store=store,
             flist=read_limited(path, FLIST_BYTES_MAX),
@@ -266,7 +266,7 @@ def _image_request(arguments: argparse.Namespace) -> ImageRequest:
         )
     if arguments.unsigned:
         raise UsageError("--unsigned goes with a .flist FILE", hint="an image by its name is always signed")
-    reference = ImageName.parse(arguments.image, publisher=account().name)
+    reference = ImageName.parse(arguments.image, publisher=keyring.publisher())
     return ImageRequest(store=store, reference=str(reference), trusted=trusted, provider=arguments.provider)
 
 

@@ -18,7 +18,7 @@ from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -81,6 +81,8 @@ from zos_core.supervisor.registry import Registry
 __all__ = ["Lifecycle", "Programs"]
 
 log = logging.getLogger("zos.supervisor")
+
+T = TypeVar("T")
 
 REQUEST_TIMEOUT_S = 30.0
 LAUNCH_TIMEOUT_S = 60.0
@@ -248,9 +250,7 @@ class Lifecycle:
                 created_ns=self._clock_ns(),
             )
             self._states[request.name] = state
-            task = self._group.create_task(
-                self._start(state, ports), name=f"start {request.name}"
-            )
+            task = self._group.create_task(self._start(state, ports), name=f"start {request.name}")
             self._starting[request.name] = task
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
         await asyncio.wait([task])
@@ -372,8 +372,8 @@ class Lifecycle:
     async def _spawn_process(self, operation: str, body: Document, command: str, name: str) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            launched, descriptors = await self._programs.spawn.request(
-                operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S
+            launched, descriptors = await _to_its_end(
+                self._programs.spawn.request(operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S)
             )
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
@@ -767,6 +767,16 @@ class Lifecycle:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+async def _to_its_end(work: Coroutine[None, None, T]) -> T:
+    """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone."""
+    task = asyncio.ensure_future(work)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
 
 
 @contextmanager

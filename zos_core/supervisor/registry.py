@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from zos_core.base.atomic_file import read_limited, write_atomic
 from zos_core.base.document import decode_json, encode_json
+from zos_core.base.threads import in_thread
 from zos_core.containers.document import ContainerState
 
 __all__ = ["Registry"]
@@ -37,7 +37,7 @@ class Registry:
                 states[state.name] = state
             return states
 
-        return await asyncio.to_thread(read_all)
+        return await in_thread(read_all)
 
     async def save(self, state: ContainerState, *, durable: bool = True) -> None:
         """Replace the document of a container, atomically.
@@ -45,11 +45,11 @@ class Registry:
         Without `durable` it may be lost in a power cut, though never torn by a crash of ours: what it says of
         namespaces, cgroups and links would be gone with them.
         """
-        await asyncio.to_thread(write_atomic, self._path(state.name), encode_json(state), mode=0o600, durable=durable)
+        await in_thread(write_atomic, self._path(state.name), encode_json(state), mode=0o600, durable=durable)
 
     async def delete(self, name: str) -> None:
         """Forget a container."""
-        await asyncio.to_thread(self._path(name).unlink, missing_ok=True)
+        await in_thread(self._path(name).unlink, missing_ok=True)
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"
