@@ -7,15 +7,10 @@ could see, and what it left in the scratch directory is removed by the next one.
 
 from __future__ import annotations
 
-import asyncio
-import fcntl
 import os
 import platform
-import shutil
 import stat
-import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, get_args
@@ -23,17 +18,19 @@ from typing import Protocol, get_args
 import zstandard
 from blake3 import blake3
 
-from flist.bundles import BLOCK, Unit, pad, plan
+from flist.bundles import BLOCK
 from flist.erofs import meta_image
 from flist.errors import TreeUnsupported
 from flist.index import Page, PageList, build_index
 from flist.locator import Entry, Locator
 from flist.manifest import Architecture, IndexRef, Manifest, ObjectRef, SignedManifest, encode_manifest
-from flist.tree import Tree
+from flist.packing import Packed, pack_tree, plan_tree
+from flist.scratch import scratch_directory
 from flist.walk import Walked, open_tree, walk
 from native.errors import ZosError
-from native.pack import EMITTED, FILE, KNOWN_PACK, PACK_MAX, PART, RAW, THREADS_MAX, UNIT, Packer
+from native.pack import KNOWN_PACK, RAW
 from zos_core.base.progress import SILENT, Progress
+from zos_core.base.threads import in_thread
 
 __all__ = ["LEVEL_DEFAULT", "BuildResult", "BuildStore", "build", "own_architecture", "plan_tree"]
 
@@ -41,9 +38,6 @@ LEVEL_DEFAULT = 3
 """zstd level of packs: image data is compressed once, and level 9 is five times slower for 6 % (native.md)."""
 META_LEVEL = 9
 """zstd level of the metadata image: fetched whole before anything runs, and small."""
-BATCH_BYTES = 64 << 20
-"""Plain bytes given to the packer at a time: progress and Ctrl-C in between, threads idle only at its ends."""
-BATCH_UNITS = 4096
 
 
 class BuildStore(Protocol):
@@ -95,16 +89,6 @@ class BuildResult:
     meta_stored_bytes: int
     stored_bytes: int
     mount_points: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class _Packed:
-    """What the packer made: units in the order of the blob, where the new ones lie, and the chunks of each file."""
-
-    packs: tuple[bytes, ...]
-    emitted: Sequence[tuple[bytes, int, int, int, int]]
-    blocks: int
-    chunks: Mapping[int, Sequence[int]]
 
 
 def own_architecture() -> Architecture:
@@ -170,98 +154,14 @@ async def build(
     root_fd = open_tree(tree)
     try:
         with progress.task("reading the tree"):
-            walked = await asyncio.to_thread(walk, root_fd, cross_mounts=cross_mounts)
-        with _scratch(store.scratch) as scratch:
-            packed = await _pack(walked.tree, root_fd, scratch, known, level, threads, progress)
+            walked = await in_thread(walk, root_fd, cross_mounts=cross_mounts)
+        with scratch_directory(store.scratch) as scratch:
+            packed = await pack_tree(
+                walked.tree, root_fd, scratch, known=known, level=level, threads=threads, progress=progress
+            )
             return await _finish(walked, packed, scratch, known, draft, store, sign)
     finally:
         os.close(root_fd)
-
-
-def plan_tree(tree: Tree) -> list[Unit]:
-    """All units of a tree in the order of the blob; a part's `file` is an inode number. Pure (FLIST-UNIT-1)."""
-    units: list[Unit] = []
-    planned: set[int] = set()
-    for folder in tree.directories():
-        # A file with several names belongs to the first one; it may stand twice in one directory.
-        own: list[tuple[bytes, int]] = []
-        for name, number in folder.entries:
-            if stat.S_ISREG(tree.inodes[number].mode) and number not in planned:
-                planned.add(number)
-                own.append((name, number))
-        local = plan([(name, tree.inodes[number].size) for name, number in own])
-        units += [_renumbered(unit, own) for unit in local]
-    return units
-
-
-def _renumbered(unit: Unit, own: Sequence[tuple[bytes, int]]) -> Unit:
-    parts = tuple(type(part)(own[part.file][1], part.offset, part.length) for part in unit.parts)
-    return Unit(parts, unit.piece)
-
-
-# --- packing ------------------------------------------------------------------------------------------------------
-
-
-async def _pack(
-    tree: Tree,
-    root_fd: int,
-    scratch: Path,
-    known: Mapping[bytes, tuple[bytes, Entry]],
-    level: int,
-    threads: int | None,
-    progress: Progress,
-) -> _Packed:
-    """Read, hash, compress and write every unit of the tree; packs lie in `scratch` under their hexadecimal digest."""
-    units = plan_tree(tree)
-    packer = Packer(
-        os.fsencode(scratch),
-        level=level,
-        threads=max(1, min(threads or len(os.sched_getaffinity(0)), THREADS_MAX)),
-        known=b"".join(known),
-        pack_max=PACK_MAX,
-    )
-    root = b"/proc/self/fd/%d" % root_fd
-    chunks: dict[int, list[int]] = {}
-    total = sum(part.length for unit in units for part in unit.parts)
-    with progress.task("packing", total=total, unit="bytes") as task:
-        for batch in _batches(units):
-            answer = await asyncio.to_thread(packer.add, root, *_arrays(tree, batch))
-            for unit, first in zip(batch, memoryview(answer).cast("I"), strict=True):
-                block = first
-                for part in unit.parts:
-                    chunks.setdefault(part.file, []).append(block)
-                    block += pad(part.length) // BLOCK
-            task.advance(sum(part.length for unit in batch for part in unit.parts))
-        packs, emitted, blocks = await asyncio.to_thread(packer.finish)
-    digests = tuple(packs[at : at + 32] for at in range(0, len(packs), 32))
-    return _Packed(digests, list(EMITTED.iter_unpack(emitted)), blocks, chunks)
-
-
-def _batches(units: Sequence[Unit]) -> Iterator[Sequence[Unit]]:
-    start = size = 0
-    for end, unit in enumerate(units, 1):
-        size += unit.length
-        if size >= BATCH_BYTES or end - start >= BATCH_UNITS or end == len(units):
-            yield units[start:end]
-            start, size = end, 0
-
-
-def _arrays(tree: Tree, units: Sequence[Unit]) -> tuple[bytes, bytes, bytes, bytes]:
-    """The flat arrays of `native.pack`: paths, files, parts, units."""
-    numbers: dict[int, int] = {}
-    paths, files, parts, heads = bytearray(), bytearray(), bytearray(), bytearray()
-    for unit in units:
-        heads += UNIT.pack(len(unit.parts), unit.piece)
-        for part in unit.parts:
-            index = numbers.get(part.file)
-            if index is None:
-                index = numbers[part.file] = len(numbers)
-                inode = tree.inodes[part.file]
-                seconds, nanoseconds = divmod(inode.mtime_ns, 1_000_000_000)
-                paths += inode.path
-                files += FILE.pack(inode.size, seconds, nanoseconds, len(inode.path))
-            parts += PART.pack(index, part.length, part.offset)
-    return bytes(paths), bytes(files), bytes(parts), bytes(heads)
 
 
 # --- writing ------------------------------------------------------------------------------------------------------
@@ -269,7 +169,7 @@ def _arrays(tree: Tree, units: Sequence[Unit]) -> tuple[bytes, bytes, bytes, byt
 
 async def _finish(
     walked: Walked,
-    packed: _Packed,
+    packed: Packed,
     scratch: Path,
     known: Mapping[bytes, tuple[bytes, Entry]],
     draft: Manifest,
@@ -282,9 +182,9 @@ async def _finish(
         raise AssertionError("the packer and the index disagree on addresses")
     root = page_list.root
     tag = root.hex().encode()
-    meta = await asyncio.to_thread(meta_image, walked.tree, packed.chunks, blob_blocks=packed.blocks, tag=tag)
+    meta = await in_thread(meta_image, walked.tree, packed.chunks, blob_blocks=packed.blocks, tag=tag)
     meta_hash = blake3(meta).digest()
-    meta_stored = await asyncio.to_thread(zstandard.ZstdCompressor(level=META_LEVEL).compress, meta)
+    meta_stored = await in_thread(zstandard.ZstdCompressor(level=META_LEVEL).compress, meta)
     manifest = _with(
         draft,
         meta=ObjectRef(blake3=meta_hash, size=len(meta)),
@@ -342,7 +242,7 @@ async def _put(store: BuildStore, path: str, data: bytes) -> None:
         await store.put(path, data)
 
 
-def _locate(packed: _Packed, known: Mapping[bytes, tuple[bytes, Entry]]) -> Locator:
+def _locate(packed: Packed, known: Mapping[bytes, tuple[bytes, Entry]]) -> Locator:
     """New units lie in the new packs, known ones where the store has them."""
     packs = list(packed.packs)
     numbers = {digest: number for number, digest in enumerate(packs)}
@@ -394,56 +294,3 @@ async def _known_units(store: BuildStore, prev: bytes) -> dict[bytes, tuple[byte
         if present[entry.pack]:
             known[digest] = (locator.packs[entry.pack], entry)
     return known
-
-
-# --- scratch ------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def _scratch(parent: Path | None) -> Iterator[Path]:
-    """A private directory for packs under way, removed at the end; those of builds that were killed go too.
-
-    A living build holds a lock on its directory, so that no other build takes it for a dead one's.
-    """
-    if parent is not None:
-        parent.mkdir(parents=True, exist_ok=True)
-        for left in parent.glob("build-*"):
-            _remove_if_dead(left)
-    made, fd = _locked_directory(parent)
-    try:
-        yield made
-    finally:
-        os.close(fd)
-        shutil.rmtree(made, ignore_errors=True)
-
-
-def _locked_directory(parent: Path | None) -> tuple[Path, int]:
-    """A new directory and the descriptor that holds its lock; another build may have removed one before the lock."""
-    while True:
-        made = Path(tempfile.mkdtemp(prefix="build-", dir=parent))
-        try:
-            fd = os.open(made, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            continue
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if os.fstat(fd).st_nlink:
-                return made, fd
-        except BlockingIOError:
-            pass
-        os.close(fd)
-
-
-def _remove_if_dead(left: Path) -> None:
-    try:
-        fd = os.open(left, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return
-    else:
-        shutil.rmtree(left, ignore_errors=True)
-    finally:
-        os.close(fd)

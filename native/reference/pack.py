@@ -53,6 +53,8 @@ class _File:
 class Packer:
     """Packs units into files below one directory. After an error it is of no more use."""
 
+    _open: tuple[BinaryIO, bytes, blake3] | None = None
+
     def __init__(self, directory: bytes, *, level: int, threads: int, known: bytes, pack_max: int) -> None:
         """Pack into `directory`, which exists and is private to this packer.
 
@@ -82,7 +84,6 @@ class Packer:
         self._blocks = 0
         self._packs: list[bytes] = []
         self._emitted: list[bytes] = []
-        self._open: tuple[BinaryIO, bytes, blake3] | None = None
         self._size = 0
         self._usable = True
 
@@ -156,6 +157,10 @@ class Packer:
         self._addresses[digest] = address
         self._emitted.append(_EMITTED.pack(digest, length, pack, offset, stored))
         return address
+
+    def __del__(self) -> None:
+        """A packer that is dropped before its end, as Rust's is."""
+        self._abandon()
 
     def _abandon(self) -> None:
         """Close what is open; the pack under way is worth nothing."""

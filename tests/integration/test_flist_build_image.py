@@ -9,6 +9,8 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +18,13 @@ import pytest
 import zstandard
 
 import flist.build
+import flist.packing
 import flist.walk
 from flist.build import BuildResult, build
 from flist.erofs import meta_image
 from flist.errors import ManifestInvalid, TreeUnreadable, TreeUnsupported
 from flist.index import PageList, build_index
+from flist.scratch import scratch_directory
 from flist.tree import Inode, Tree
 from native._rust import Packer as RustPacker
 from native.errors import FileChanged, FileUnreadable
@@ -28,6 +32,7 @@ from native.pack import FILE, PART, UNIT
 from native.reference.pack import Packer as ReferencePacker
 from tests.compare import assert_same, describe, differences
 from tests.images import FolderStore, mounted, nasty_tree, pattern, set_mtime, unpack_image
+from zos_core.base.progress import SILENT, Task
 
 PACKERS: dict[str, Any] = {"rust": RustPacker, "reference": ReferencePacker}
 
@@ -38,7 +43,7 @@ def run_build(tree: Path, store: FolderStore, **changes: Any) -> BuildResult:
 
 @pytest.fixture(params=PACKERS)
 def packer(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    monkeypatch.setattr(flist.build, "Packer", PACKERS[request.param])
+    monkeypatch.setattr(flist.packing, "Packer", PACKERS[request.param])
     return str(request.param)
 
 
@@ -96,7 +101,7 @@ def test_a_nasty_tree_comes_back_through_the_kernel(nasty: Path, packer: str, tm
 def test_the_same_tree_gives_the_same_image(nasty: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made: dict[str, dict[str, bytes]] = {}
     for name, kind, threads in (("r1", "rust", 1), ("r2", "rust", 2), ("r7", "rust", 7), ("twin", "reference", 1)):
-        monkeypatch.setattr(flist.build, "Packer", PACKERS[kind])
+        monkeypatch.setattr(flist.packing, "Packer", PACKERS[kind])
         store = FolderStore(tmp_path / name)
         run_build(nasty, store, threads=threads)
         made[name] = store.objects()
@@ -308,8 +313,35 @@ def test_a_build_that_was_killed_leaves_nothing_to_see_and_the_next_one_cleans_u
     unpack_image(store, result.digest, tmp_path / "image")
 
 
+def test_a_cancelled_build_waits_for_its_threads_and_leaves_nothing(tmp_path: Path, packer: str) -> None:
+    tree = tmp_path / "tree"
+    tree.mkdir()
+    for number in range(60):
+        (tree / f"{number}").write_bytes(pattern(1_000_000, number))
+    store = FolderStore(tmp_path / "store")
+    before = threading.active_count()
+
+    class Stop:
+        """Cancels the build when packing begins."""
+
+        def task(
+            self, label: str, *, total: int | None = None, unit: ProgressUnit = "items"
+        ) -> AbstractContextManager[Task]:
+            if label == "packing":
+                running = asyncio.current_task()
+                assert running is not None
+                asyncio.get_running_loop().call_later(0.01, running.cancel)
+            return SILENT.task(label, total=total, unit=unit)
+
+    with pytest.raises(asyncio.CancelledError):
+        run_build(tree, store, progress=Stop())
+    assert store.objects() == {}
+    assert list((store.folder / "tmp").iterdir()) == []
+    assert threading.active_count() == before
+
+
 def test_a_living_build_is_not_cleaned_away(tmp_path: Path) -> None:
-    with flist.build._scratch(tmp_path) as mine, flist.build._scratch(tmp_path) as other:
+    with scratch_directory(tmp_path) as mine, scratch_directory(tmp_path) as other:
         assert mine.is_dir()
         assert other.is_dir()
     assert list(tmp_path.iterdir()) == []

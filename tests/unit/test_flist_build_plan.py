@@ -5,7 +5,7 @@ from __future__ import annotations
 import stat
 from typing import Any
 
-from flist.build import plan_tree
+from flist.packing import plan_tree
 from flist.tree import Inode, Tree
 
 
