@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -37,7 +39,7 @@ def test_pieces_of_any_size_give_the_same_frames(written: list[list[StreamFrame]
     data = encode(written)
     edges = sorted({0, len(data), *(cut for cut in cuts if cut < len(data))})
     decoder = LogStreamDecoder()
-    seen = [frame for a, b in zip(edges, edges[1:], strict=False) for frame in decoder.feed(data[a:b])]
+    seen = [frame for a, b in itertools.pairwise(edges) for frame in decoder.feed(data[a:b])]
     assert seen == [frame for batch in written for frame in batch]
     assert decoder.offset == len(written)
 

@@ -372,7 +372,7 @@ class Lifecycle:
     async def _spawn_process(self, operation: str, body: Document, command: str, name: str) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            launched, descriptors = await _to_its_end(
+            launched, descriptors = await self._to_its_end(
                 self._programs.spawn.request(operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S)
             )
         except RemoteError as error:
@@ -745,6 +745,24 @@ class Lifecycle:
         for task in [*self._tasks, *self._starting.values()]:
             task.cancel()
 
+    async def _to_its_end(self, work: Coroutine[None, None, T]) -> T:
+        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone."""
+        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+        async def carry() -> None:
+            try:
+                outcome.set_result(await work)
+            except ZosError as error:
+                outcome.set_exception(error)
+
+        self._background(carry(), "launch")
+        try:
+            return await asyncio.shield(outcome)
+        except asyncio.CancelledError:
+            await asyncio.wait([outcome])
+            outcome.exception()  # retrieved; that it was called off counts more
+            raise
+
     def _background(self, work: Coroutine[None, None, None], name: str) -> None:
         task = self._group.create_task(work, name=name)
         self._tasks.add(task)
@@ -767,16 +785,6 @@ class Lifecycle:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
-
-
-async def _to_its_end(work: Coroutine[None, None, T]) -> T:
-    """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone."""
-    task = asyncio.ensure_future(work)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
 
 
 @contextmanager
