@@ -79,6 +79,19 @@ def test_exec_sees_three_descriptors_and_its_own_environment(tree: Tree) -> None
     tree.wait_exit(name)
 
 
+def test_exec_has_the_limits_of_its_container(tree: Tree) -> None:
+    limits = [{"resource": 7, "soft": 77, "hard": 88}]
+    tree.launch("lim", "/bin/sleep", "1000", rlimits=limits)
+    name = tree.exec("lim", 1, "/bin/sh", "-c", "ulimit -n; ulimit -Hn")
+    assert tree.output(name) == b"77\n88\n"
+    tree.wait_exit(name)
+    name = tree.exec("lim", 2, "/bin/sh", "-c", "ulimit -n", rlimits=[{"resource": 7, "soft": 66, "hard": 66}])
+    assert tree.output(name) == b"66\n"
+    tree.wait_exit(name)
+    tree.hold.do("kill", name="lim", signal=9)
+    tree.wait_exit("lim")
+
+
 def test_exec_lies_in_the_cgroup_asked_for(tree: Tree) -> None:
     group = tree.new_cgroup("box-execs")
     name = tree.exec("box", 80, "/bin/cat", "/proc/self/cgroup", cgroup=str(group))

@@ -169,18 +169,21 @@ pub fn rlimit(resource: i32, soft: u64, hard: u64) -> io::Result<()> {
 /// The resource "open files".
 pub const NOFILE: i32 = libc::RLIMIT_NOFILE as i32;
 
-/// Soft and hard limit of the caller.
+/// How many resources there are.
+pub const RESOURCES: i32 = 16;
+
+/// Soft and hard limit of a process, 0 for the caller.
 ///
 /// # Errors
-/// getrlimit(2): `EINVAL`.
-pub fn limits(resource: i32) -> io::Result<(u64, u64)> {
+/// prlimit(2): `EINVAL`; `EPERM` for a process of another user, without CAP_SYS_RESOURCE.
+pub fn limits(pid: i32, resource: i32) -> io::Result<(u64, u64)> {
     let mut limit = libc::rlimit64 {
         rlim_cur: 0,
         rlim_max: 0,
     };
     let no_new = std::ptr::null::<libc::rlimit64>();
     // SAFETY: `limit` is a place for the old value, and no new one is given.
-    check(unsafe { libc::syscall(libc::SYS_prlimit64, 0, resource, no_new, &raw mut limit) })?;
+    check(unsafe { libc::syscall(libc::SYS_prlimit64, pid, resource, no_new, &raw mut limit) })?;
     Ok((limit.rlim_cur, limit.rlim_max))
 }
 

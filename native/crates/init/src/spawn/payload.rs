@@ -100,7 +100,7 @@ pub fn streams(program: &Program, stdout: BorrowedFd<'_>, stderr: BorrowedFd<'_>
 /// Limits, bounding set, groups and user. What is left of privilege is what [`last`] still needs.
 pub fn drop_privileges(program: &Program, unenforced: &mut Vec<String>) -> Outcome<()> {
     // That of hold is no measure for a program: select(2) ends at 1,024, and who can do with more asks for it.
-    let limits = privilege::limits(privilege::NOFILE).step("rlimits")?;
+    let limits = privilege::limits(0, privilege::NOFILE).step("rlimits")?;
     privilege::rlimit(privilege::NOFILE, limits.0.min(NOFILE_SOFT), limits.1).step("rlimits")?;
     for limit in &program.rlimits {
         match privilege::rlimit(limit.resource, limit.soft, limit.hard) {

@@ -21,7 +21,7 @@ use super::probe::{self, Probe};
 use super::remove;
 use super::request::{
     check_image, check_name, check_path, Exec, ImageName, Launch, Launched, MountImage, Mounted,
-    Named, Program, Provider, Remove,
+    Named, Program, Provider, Remove, Rlimit,
 };
 use super::rootfs::Image;
 
@@ -417,7 +417,10 @@ impl Server {
                 self.work(asker, subject, helper, Then::NetNsMade(name))
             }
             Request::Launch(ask) => self.launch(asker, &ask.0, &ask.1),
-            Request::Exec(ask) => self.exec(asker, &ask.0, &ask.1),
+            Request::Exec(mut ask) => {
+                let (ask, program) = &mut *ask;
+                self.exec(asker, ask, program)
+            }
             Request::Remove(path) => {
                 let place = &self.place;
                 let work = || remove::remove(place, &path).map(|()| Done::empty());
@@ -656,7 +659,7 @@ impl Server {
         )
     }
 
-    fn exec(&mut self, asker: Asker, ask: &Exec, program: &Program) -> Outcome<()> {
+    fn exec(&mut self, asker: Asker, ask: &Exec, program: &mut Program) -> Outcome<()> {
         let target = self
             .hold
             .get_one(&format!("pidfd/{}", ask.target))
@@ -667,6 +670,9 @@ impl Server {
                     format!("there is no process {}", ask.target),
                 )
             })?;
+        if program.rlimits.is_empty() {
+            program.rlimits = limits_of(target.as_fd());
+        }
         let cgroup = self.place.cgroup(&ask.cgroup)?;
         let (go_read, go) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("pipe")?;
@@ -800,6 +806,22 @@ impl Server {
         let names = [format!("log/{name}/stdout"), format!("log/{name}/stderr")];
         let _ = self.hold.drop_names(&names);
     }
+}
+
+/// The limits of a process, as far as they may be known.
+fn limits_of(process: BorrowedFd<'_>) -> Vec<Rlimit> {
+    let Some(pid) = linux::pidfd::pid(process).filter(|pid| *pid > 0) else {
+        return Vec::new();
+    };
+    let limit = |resource| {
+        let (soft, hard) = linux::privilege::limits(pid, resource).ok()?;
+        Some(Rlimit {
+            resource,
+            soft,
+            hard,
+        })
+    };
+    (0..linux::privilege::RESOURCES).filter_map(limit).collect()
 }
 
 fn get_failed(error: wire::Error) -> WireError {
