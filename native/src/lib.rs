@@ -6,6 +6,7 @@
 
 use pyo3::prelude::*;
 
+mod bind_fetch;
 mod bind_pack;
 mod errors;
 
@@ -13,7 +14,7 @@ mod errors;
 type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 /// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
-const KERNELS: &[Register] = &[bind_pack::register];
+const KERNELS: &[Register] = &[bind_fetch::register, bind_pack::register];
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {

@@ -59,6 +59,14 @@ impl Code {
         }
     }
 
+    /// Whether the fault lies here, so that no other source is of help.
+    pub fn is_local(self) -> bool {
+        matches!(
+            self,
+            Code::NoSpace | Code::Local | Code::Busy | Code::Closed | Code::BadPlan | Code::Range
+        )
+    }
+
     /// Whether the same fetch may succeed by waiting, without anybody repairing anything.
     pub fn retryable(self) -> bool {
         matches!(self, Code::Unreachable | Code::Status | Code::Deadline)

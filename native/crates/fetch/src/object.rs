@@ -5,9 +5,9 @@ use crate::layout::Hash;
 use crate::source::{Body, Source, SourceSpec};
 use rustix::fs::{Mode, OFlags};
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{Read, Seek, Write};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 /// Log2 of the largest window of a frame that is decoded: zstd's level 19 uses 8 MiB.
@@ -32,12 +32,13 @@ pub struct Object {
 }
 
 /// Fetches `object` from the first source that has it right, to `to`: written to a temporary name beside it, hashed,
-/// fsynced, renamed. Returns the bytes that came over the wire.
+/// fsynced, renamed. Ends soon after `cancelled` is set. Returns the bytes that came over the wire.
 pub fn fetch_object(
     sources: &[SourceSpec],
     object: &Object,
     to: &Path,
     deadline: Instant,
+    cancelled: &AtomicBool,
 ) -> Result<u64> {
     if object.size > OBJECT_MAX || !path_is_plain(&object.path) {
         return Err(Error::new(Code::BadPlan, "no such object can be"));
@@ -50,42 +51,68 @@ pub fn fetch_object(
         .cloned()
         .map(Source::new)
         .collect::<Result<Vec<_>>>()?;
+    let temporary = dir.join(format!(".{}.partial", name.to_string_lossy()));
+    let mut file = take(&temporary, deadline, cancelled)?;
     let mut last = Error::new(Code::Missing, "the request names no source");
-    loop {
+    let fetched = 'fetch: loop {
         let mut retry = false;
         for source in &sources {
-            let temporary = dir.join(format!(".{}.{}", name.to_string_lossy(), unique()));
-            let outcome = fetch_once(source, object, &temporary, deadline)
-                .and_then(|()| {
-                    std::fs::rename(&temporary, to).map_err(|error| Error::local("rename", error))
-                })
-                .and_then(|()| sync_dir(dir));
-            match outcome {
-                Ok(()) => return Ok(sources.iter().map(Source::bytes).sum()),
+            match fetch_once(source, object, &mut file, deadline, cancelled) {
+                Ok(()) => break 'fetch Ok(()),
+                Err(error) if error.code.is_local() => break 'fetch Err(error),
                 Err(error) => {
-                    let _ = std::fs::remove_file(&temporary);
-                    if matches!(error.code, Code::NoSpace | Code::Local) {
-                        return Err(error);
-                    }
                     retry |= error.code.retryable();
                     last = error;
                 }
             }
         }
         if !retry || Instant::now() + PAUSE >= deadline {
-            return Err(last);
+            break Err(last);
         }
         std::thread::sleep(PAUSE);
+    };
+    let placed = fetched.and_then(|()| {
+        std::fs::rename(&temporary, to).map_err(|error| Error::local("rename", error))
+    });
+    if placed.is_err() {
+        let _ = std::fs::remove_file(&temporary);
+    }
+    placed?;
+    sync_dir(dir)?;
+    Ok(sources.iter().map(Source::bytes).sum())
+}
+
+/// Opens the temporary file, which whoever died before may have left, and locks it against who does the same.
+fn take(path: &Path, deadline: Instant, cancelled: &AtomicBool) -> Result<File> {
+    use rustix::fs::{fstat, stat, FlockOperation, Stat};
+    let flags =
+        OFlags::WRONLY | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+    let same = |one: Stat, other: Stat| (one.st_dev, one.st_ino) == (other.st_dev, other.st_ino);
+    loop {
+        let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o644))
+            .map_err(|error| Error::local("temporary file", error))?;
+        let locked = rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_ok();
+        // Who had it before may have renamed or removed it.
+        let named = || fstat(&file).is_ok_and(|one| stat(path).is_ok_and(|other| same(one, other)));
+        if locked && named() {
+            return Ok(File::from(file));
+        }
+        check(cancelled)?;
+        if Instant::now() + PAUSE >= deadline {
+            let message = format!("{} is being written by another", path.display());
+            return Err(Error::new(Code::Busy, message));
+        }
+        if !locked {
+            std::thread::sleep(PAUSE);
+        }
     }
 }
 
-fn unique() -> String {
-    static COUNT: AtomicU64 = AtomicU64::new(0);
-    format!(
-        "{}-{}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
+fn check(cancelled: &AtomicBool) -> Result<()> {
+    if cancelled.load(Ordering::Relaxed) {
+        return Err(Error::new(Code::Closed, "given up"));
+    }
+    Ok(())
 }
 
 /// Whether a path names an object of a store and nothing outside it.
@@ -105,17 +132,22 @@ fn sync_dir(dir: &Path) -> Result<()> {
         .map_err(|error| Error::local("directory: sync", error))
 }
 
-fn fetch_once(source: &Source, object: &Object, temporary: &Path, deadline: Instant) -> Result<()> {
+fn fetch_once(
+    source: &Source,
+    object: &Object,
+    file: &mut File,
+    deadline: Instant,
+    cancelled: &AtomicBool,
+) -> Result<()> {
     let wire_max = if object.zstd {
         object.size + object.size / 128 + 1024
     } else {
         object.size
     };
     let body = source.open(&object.path, wire_max, deadline)?;
-    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::CLOEXEC | OFlags::NOFOLLOW;
-    let file = rustix::fs::open(temporary, flags, Mode::from_raw_mode(0o644))
-        .map_err(|error| Error::local("file", error))?;
-    let mut file = File::from(file);
+    file.set_len(0)
+        .and_then(|()| file.rewind())
+        .map_err(|error| Error::local("temporary file", error))?;
     let mut wire = Wire { body, error: None };
     let copied = if object.zstd {
         let decoder = zstd::stream::read::Decoder::new(&mut wire)
@@ -124,9 +156,15 @@ fn fetch_once(source: &Source, object: &Object, temporary: &Path, deadline: Inst
         decoder
             .window_log_max(WINDOW_LOG_MAX)
             .map_err(|error| Error::local("zstd", error))?;
-        copy(&mut decoder, &mut file, object)
+        copy(&mut decoder, file, object, cancelled).and_then(|()| {
+            if decoder.finish().buffer().is_empty() {
+                Ok(())
+            } else {
+                Err(Error::new(Code::Long, "bytes behind the object's end"))
+            }
+        })
     } else {
-        copy(&mut wire, &mut file, object)
+        copy(&mut wire, file, object, cancelled)
     };
     // What the source did wrong says more than what the decoder made of it.
     if let Some(error) = wire.error.take() {
@@ -142,11 +180,12 @@ fn fetch_once(source: &Source, object: &Object, temporary: &Path, deadline: Inst
 }
 
 /// Copies exactly the object's bytes and compares their hash.
-fn copy(from: &mut dyn Read, to: &mut File, object: &Object) -> Result<()> {
+fn copy(from: &mut dyn Read, to: &mut File, object: &Object, cancelled: &AtomicBool) -> Result<()> {
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; CHUNK];
     let mut done = 0;
     loop {
+        check(cancelled)?;
         let n = from.read(&mut buffer).map_err(|error| {
             Error::new(
                 Code::Corrupt,

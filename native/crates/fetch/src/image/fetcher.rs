@@ -156,7 +156,7 @@ impl Inner {
     }
 
     /// Brings one unit, and its neighbours with it.
-    pub(super) fn fetch_unit(&self, unit: u32, fill: bool) {
+    pub(super) fn fetch_unit(self: &Arc<Self>, unit: u32, fill: bool) {
         let page = match self.page(unit / PAGE_UNITS) {
             Ok(page) => page,
             Err((error, retry)) => return self.unit_failed(unit, error, retry, fill),
@@ -184,7 +184,7 @@ impl Inner {
             match self.fetch_from(supplier, unit, &page, fill) {
                 Ok(()) => return,
                 Err(error) => {
-                    if matches!(error.code, Code::NoSpace | Code::Local) {
+                    if error.code.is_local() {
                         return self.unit_failed(unit, error, false, fill);
                     }
                     self.observer.source_failed(&error);
@@ -224,7 +224,7 @@ impl Inner {
     }
 
     pub(super) fn fetch_from(
-        &self,
+        self: &Arc<Self>,
         supplier: &Supplier,
         unit: u32,
         page: &Page,
@@ -249,10 +249,7 @@ impl Inner {
                 });
             match outcome {
                 // A locator may be older than the store: ask once more before the source is given up.
-                Err(error)
-                    if !error.code.retryable()
-                        && !matches!(error.code, Code::NoSpace | Code::Local) =>
-                {
+                Err(error) if !error.code.retryable() && !error.code.is_local() => {
                     if retried || !supplier.forget(began) {
                         return Err(error);
                     }

@@ -10,13 +10,14 @@ use crate::locate::Supplier;
 use crate::plan::Done;
 use crate::sync::{lock, read, write};
 use std::sync::atomic::Ordering;
+use std::sync::Arc;
 use std::time::Instant;
 
 impl Inner {
     /// One range request: `unit` first, then neighbours that lie behind it in the same pack.
     #[allow(clippy::too_many_arguments)]
     pub(super) fn fetch_batch(
-        &self,
+        self: &Arc<Self>,
         supplier: &Supplier,
         unit: u32,
         page: &Page,
@@ -77,6 +78,11 @@ impl Inner {
                 batch.push((span, place));
             }
             state.regions_note(unit + batch.len() as u32, ahead);
+            let more = !state.demand.is_empty();
+            drop(state);
+            if more {
+                self.wake(1);
+            }
         }
         let pack = layout::hex(&packs[first.pack as usize]);
         let outcome = self.land_batch(supplier, &batch, &pack, wire, page, deadline);

@@ -10,6 +10,8 @@ mod index;
 mod keeper;
 mod land;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use crate::decode::Decoders;
 use crate::error::{Code, Error, Result};

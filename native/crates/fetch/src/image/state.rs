@@ -121,10 +121,12 @@ impl State {
         }
     }
 
-    /// Makes waiter `id` wait for what is missing of `spans`. Ok is the number of new jobs; Err gives back the
-    /// waiter's callback, since everything is there.
+    /// Makes waiter `id` wait for what is missing of `spans`. Ok is the number of threads that new jobs are worth, one
+    /// for each run, since the first of a run takes its neighbours along; Err gives back the waiter's callback, since
+    /// everything is there.
     pub(super) fn wait_for(&mut self, id: u64, spans: &[Span]) -> std::result::Result<usize, Done> {
-        let mut jobs = 0;
+        let mut runs = 0;
+        let mut last = None;
         let mut left = 0;
         let mut unit = None;
         for span in spans {
@@ -136,7 +138,10 @@ impl State {
             let demand = &mut self.demand;
             let flight = self.flights.entry(span.unit).or_insert_with(|| {
                 demand.push_back(Job::Unit(span.unit));
-                jobs += 1;
+                if last.is_none_or(|last| last + 1 != span.unit) {
+                    runs += 1;
+                }
+                last = Some(span.unit);
                 Flight::default()
             });
             flight.waiters.push(id);
@@ -149,7 +154,7 @@ impl State {
             waiter.left = left;
             waiter.unit = unit;
         }
-        Ok(jobs)
+        Ok(runs)
     }
 
     /// Ends the flight of a unit that is there; gives the callbacks of those who wait for nothing else.

@@ -7,7 +7,7 @@ use rustix::event::{poll, PollFd, PollFlags};
 use rustix::net::sockopt;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use wire::{Channel, Empty, WireError};
@@ -180,6 +180,12 @@ fn fetch_object(request: &FetchObject) -> Result<u64, WireError> {
         zstd: request.zstd,
     };
     let time = Duration::from_millis(request.deadline_ms.into()).min(OBJECT_TIME_MAX);
-    fetch::fetch_object(&sources, &object, to, Instant::now() + time)
-        .map_err(|error| plan::wire_error(&error))
+    fetch::fetch_object(
+        &sources,
+        &object,
+        to,
+        Instant::now() + time,
+        &AtomicBool::new(false),
+    )
+    .map_err(|error| plan::wire_error(&error))
 }

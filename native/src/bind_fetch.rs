@@ -1,0 +1,229 @@
+//! `native._rust.ImageReader` and `fetch_object`; the facade is `native/fetch.py`.
+//!
+//! Whatever waits does so without the interpreter and looks for signals in between, so that Ctrl-C is heard.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use fetch::{Code, Image, Object, Plan, Silent, SourceSpec, READ_MAX};
+use pyo3::exceptions::PyValueError;
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyDict, PyType};
+
+/// How often a wait looks for signals.
+const SIGNAL_PERIOD: Duration = Duration::from_millis(50);
+/// The longest time that can be asked for.
+const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
+
+mod classes {
+    pyo3::import_exception!(native.fetch, FetchUnavailable);
+    pyo3::import_exception!(native.fetch, FetchMissing);
+    pyo3::import_exception!(native.fetch, FetchCorrupt);
+    pyo3::import_exception!(native.fetch, FetchLocal);
+}
+
+/// The class of an error, by its code.
+fn raise(py: Python<'_>, error: fetch::Error) -> PyErr {
+    let class: Bound<'_, PyType> = match error.code {
+        Code::Unreachable | Code::Status | Code::Deadline => {
+            py.get_type::<classes::FetchUnavailable>()
+        }
+        Code::Missing => py.get_type::<classes::FetchMissing>(),
+        Code::Short | Code::Long | Code::Corrupt | Code::BadIndex | Code::BadLocator => {
+            py.get_type::<classes::FetchCorrupt>()
+        }
+        Code::NoSpace | Code::Local | Code::Busy => py.get_type::<classes::FetchLocal>(),
+        Code::Range | Code::Closed | Code::BadPlan => {
+            return PyValueError::new_err(error.message);
+        }
+    };
+    let context = PyDict::new(py);
+    let filled = context
+        .set_item("reason", error.code.as_str())
+        .and_then(|()| context.set_item("source", &error.source));
+    match filled.and_then(|()| class.call((error.to_string(),), Some(&context))) {
+        Ok(instance) => PyErr::from_value(instance),
+        Err(error) => error,
+    }
+}
+
+fn hash(bytes: &[u8]) -> PyResult<[u8; 32]> {
+    bytes
+        .try_into()
+        .map_err(|_| PyValueError::new_err("a hash has 32 bytes"))
+}
+
+/// An HTTP address, or else a directory.
+fn source(text: String) -> SourceSpec {
+    if text.starts_with("http://") || text.starts_with("https://") {
+        SourceSpec::Http(text)
+    } else {
+        SourceSpec::Dir(text.into())
+    }
+}
+
+fn time(seconds: f64) -> PyResult<Duration> {
+    match Duration::try_from_secs_f64(seconds) {
+        Ok(time) if !time.is_zero() => Ok(time.min(TIME_MAX)),
+        _ => Err(PyValueError::new_err("a time in seconds is positive")),
+    }
+}
+
+/// Waits for an answer, hearing signals.
+fn wait<T: Send>(py: Python<'_>, mut receive: Receiver<fetch::Result<T>>) -> PyResult<T> {
+    loop {
+        let answer;
+        (receive, answer) = py.detach(move || {
+            let answer = receive.recv_timeout(SIGNAL_PERIOD);
+            (receive, answer)
+        });
+        match answer {
+            Ok(answer) => return answer.map_err(|error| raise(py, error)),
+            Err(RecvTimeoutError::Timeout) => py.check_signals()?,
+            Err(RecvTimeoutError::Disconnected) => return Err(closed()),
+        }
+    }
+}
+
+fn closed() -> PyErr {
+    PyValueError::new_err("the reader is closed")
+}
+
+/// See `native/fetch.py`.
+#[pyclass(frozen, module = "native._rust")]
+struct ImageReader {
+    image: Arc<Image>,
+}
+
+#[pymethods]
+impl ImageReader {
+    #[new]
+    #[pyo3(signature = (root, *, pages, units, blocks, sources, directory, fetch_timeout_s, keep_bytes_max))]
+    #[allow(clippy::too_many_arguments)]
+    fn new(
+        py: Python<'_>,
+        root: &[u8],
+        pages: u32,
+        units: u32,
+        blocks: u32,
+        sources: Vec<String>,
+        directory: Option<PathBuf>,
+        fetch_timeout_s: f64,
+        keep_bytes_max: u64,
+    ) -> PyResult<Self> {
+        let plan = Plan {
+            root: hash(root)?,
+            pages,
+            units,
+            blocks,
+            dir: directory,
+            sources: sources.into_iter().map(source).collect(),
+            fetch_timeout: time(fetch_timeout_s)?,
+            keep_max: keep_bytes_max,
+        };
+        let (send, receive) = sync_channel(1);
+        std::thread::spawn(move || send.send(Image::open(plan, Arc::new(Silent))));
+        let image = Arc::new(wait(py, receive)?);
+        Ok(Self { image })
+    }
+
+    #[getter]
+    fn size_bytes(&self) -> u64 {
+        self.image.size()
+    }
+
+    #[pyo3(signature = (address, length, *, timeout_s))]
+    fn read<'py>(
+        &self,
+        py: Python<'py>,
+        address: u64,
+        length: usize,
+        timeout_s: f64,
+    ) -> PyResult<Bound<'py, PyBytes>> {
+        let deadline = Instant::now() + time(timeout_s)?;
+        let size = self.image.size();
+        let end = address.checked_add(length as u64);
+        if end.is_none_or(|end| end > size) {
+            let message = format!("no {length} bytes at {address} of a blob of {size}");
+            return Err(PyValueError::new_err(message));
+        }
+        let mut bytes = vec![0; length];
+        let mut at = address;
+        for part in bytes.chunks_mut(READ_MAX) {
+            loop {
+                let present = py.detach(|| self.image.read_present(at, part));
+                if present.map_err(|error| raise(py, error))? {
+                    break;
+                }
+                let length = part.len();
+                let receive = py.detach(|| self.image.request_channel(at, length, deadline));
+                wait(py, receive)?;
+            }
+            at += part.len() as u64;
+        }
+        Ok(PyBytes::new(py, &bytes))
+    }
+
+    fn fill(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.image.fill())
+            .map_err(|error| raise(py, error))
+    }
+
+    fn status(&self) -> (u32, u32, u64, u64, bool) {
+        let status = self.image.status();
+        (
+            status.units,
+            status.units_present,
+            status.bytes_fetched,
+            status.requests,
+            status.full,
+        )
+    }
+
+    fn close(&self, py: Python<'_>) -> PyResult<()> {
+        py.detach(|| self.image.close())
+            .map_err(|error| raise(py, error))
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (sources, object, *, hash, size, zstd, to, timeout_s))]
+#[allow(clippy::too_many_arguments)]
+fn fetch_object(
+    py: Python<'_>,
+    sources: Vec<String>,
+    object: String,
+    hash: &[u8],
+    size: u64,
+    zstd: bool,
+    to: PathBuf,
+    timeout_s: f64,
+) -> PyResult<u64> {
+    let deadline = Instant::now() + time(timeout_s)?;
+    let object = Object {
+        path: object,
+        hash: self::hash(hash)?,
+        size,
+        zstd,
+    };
+    let sources: Vec<SourceSpec> = sources.into_iter().map(source).collect();
+    let cancelled = Arc::new(AtomicBool::new(false));
+    let (send, receive) = sync_channel(1);
+    let flag = cancelled.clone();
+    std::thread::spawn(move || {
+        let outcome = fetch::fetch_object(&sources, &object, &to, deadline, &flag);
+        send.send(outcome)
+    });
+    let outcome = wait(py, receive);
+    cancelled.store(true, Ordering::Relaxed);
+    outcome
+}
+
+/// Registers class and function.
+pub fn register(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add_class::<ImageReader>()?;
+    module.add_function(wrap_pyfunction!(fetch_object, module)?)
+}
