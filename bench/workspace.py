@@ -1,0 +1,257 @@
+"""Everything that a run of the measures makes, and how it goes away again: trees, store, hub, node, mounts.
+
+All of it lies in one directory on a disk and carries one instance name; `close` may be called at any moment and again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import tempfile
+import urllib.request
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+__all__ = ["HERE", "ROOT", "IMAGE", "Failed", "Workspace", "file_system"]
+
+ROOT = Path(__file__).resolve().parents[1]
+HERE = Path(__file__).resolve().parent
+IMAGE = "bench"
+BASE = Path("/var/tmp")
+COMMAND_TIMEOUT_S = 300
+SMALL_BYTES_MAX = 65_536
+STORE_KINDS = ("pack", "meta", "index", "locator", "manifest")
+
+
+class Failed(Exception):
+    """Something that a measure needs could not be had."""
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that `path` lies on, as stat(1) names it."""
+    done = subprocess.run(["stat", "-f", "-c", "%T", str(path)], check=True, capture_output=True, text=True)
+    return done.stdout.strip()
+
+
+@dataclass(kw_only=True)
+class Workspace:
+    """One run's directory, and what stands in it so far.
+
+    Attributes:
+        say: prints a line of progress.
+        given_tree: a root file system to take instead of making one; it is only read.
+    """
+
+    say: Callable[[str], None]
+    given_tree: Path | None = None
+    instance: str = field(default_factory=lambda: f"b-{secrets.token_hex(4)}")
+    directory: Path = field(init=False)
+    _tree: Path | None = None
+    _store: Path | None = None
+    _hub: subprocess.Popen[str] | None = None
+    _hub_url: str = ""
+    _closers: list[Callable[[], None]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if file_system(BASE) in ("tmpfs", "ramfs"):
+            raise Failed(f"{BASE} is on {file_system(BASE)}; the measures need a disk file system")
+        self.directory = Path(tempfile.mkdtemp(prefix=f"zos-bench-{self.instance}-", dir=BASE))
+
+    # --- commands --------------------------------------------------------------------------------------------------
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """For everything we start: keys are made and trusted in here, nothing of the user's is read or written."""
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("SUDO_", "XDG_"))}
+        return {
+            **kept,
+            "XDG_CONFIG_HOME": str(self.directory / "config"),
+            "XDG_DATA_HOME": str(self.directory / "data"),
+        }
+
+    @property
+    def zos_program(self) -> str:
+        """The `zos` command of the interpreter that runs us."""
+        return str(Path(sys.executable).parent / "zos")
+
+    def zos(self, *arguments: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run the command to its end; its standard output.
+
+        Raises:
+            Failed: its status is not 0.
+        """
+        return self.command([self.zos_program, *arguments], timeout_s=timeout_s)
+
+    def command(self, argv: list[str], *, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
+        """Run any program to its end; its standard output.
+
+        Raises:
+            Failed: its status is not 0, or it took too long.
+        """
+        try:
+            done = subprocess.run(
+                argv,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                timeout=timeout_s,
+                env=self.environment,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise Failed(f"{' '.join(argv[:3])} did not end within {timeout_s:.0f} s") from error
+        if done.returncode != 0:
+            raise Failed(f"{' '.join(argv[:3])} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
+        return done.stdout
+
+    def on_close(self, closer: Callable[[], None]) -> None:
+        """Have `closer` called at the end, last one first."""
+        self._closers.append(closer)
+
+    # --- what measures ask for -------------------------------------------------------------------------------------
+
+    def tree(self) -> Path:
+        """A Debian root file system on a disk: the one given, or a new one."""
+        if self._tree is None:
+            if self.given_tree is not None:
+                self._tree = self.given_tree
+            else:
+                self.say("making a Debian root file system (half a minute)")
+                tree = self.directory / "tree"
+                self.command([str(ROOT / ".ci/demo-tree"), str(tree)])
+                self._tree = tree
+        return self._tree
+
+    def tree_bytes(self) -> int:
+        """Sizes of the regular files of the tree, each inode once."""
+        seen: dict[int, int] = {}
+        for directory, _, names in os.walk(self.tree()):
+            for name in names:
+                status = os.lstat(os.path.join(directory, name))
+                if stat.S_ISREG(status.st_mode):
+                    seen[status.st_ino] = status.st_size
+        return sum(seen.values())
+
+    def small_files(self) -> Path:
+        """A list of the small files of the tree that a mount of it has as well, in an order that no directory has."""
+        path = self.directory / "small.list"
+        if not path.exists():
+            path.write_text("".join(f"{name}\n" for name in self._names(SMALL_BYTES_MAX)))
+        return path
+
+    def all_files(self) -> Path:
+        """A list of all regular files of the tree."""
+        path = self.directory / "all.list"
+        if not path.exists():
+            path.write_text("".join(f"{name}\n" for name in self._names(1 << 62)))
+        return path
+
+    def _names(self, size_max: int) -> list[str]:
+        names = []
+        for directory, _, files in os.walk(self.tree()):
+            for name in files:
+                path = os.path.join(directory, name)
+                status = os.lstat(path)
+                if stat.S_ISREG(status.st_mode) and 0 < status.st_size < size_max and "\n" not in path:
+                    names.append(os.path.relpath(path, self.tree()))
+        return sorted(names, key=lambda name: hash_of(name))
+
+    def store(self) -> Path:
+        """A store with our image of the tree as `IMAGE`."""
+        if self._store is None:
+            store = self.directory / "store"
+            self.say(f"building the image of {self.tree()}")
+            self.build(store)
+            self._store = store
+        return self._store
+
+    def build(self, store: Path) -> Mapping[str, Any]:
+        """Build the image into `store`; what the command said of it."""
+        out = self.zos("flist", "build", str(self.tree()), "--name", IMAGE, "--store", str(store), "--json")
+        report: Mapping[str, Any] = json.loads(out.splitlines()[-1])
+        return report
+
+    def store_bytes(self) -> int:
+        """What a pull of the whole image would send: every object of the store, which has nothing else."""
+        paths = (path for kind in STORE_KINDS for path in (self.store() / kind).rglob("*"))
+        return sum(path.stat().st_size for path in paths if path.is_file())
+
+    def hub(self) -> str:
+        """The store over HTTP on loopback; its URL."""
+        if self._hub is None:
+            self._hub = subprocess.Popen(
+                [self.zos_program, "hub", "serve", "--json", "--store", str(self.store()), "--listen", "127.0.0.1:0"],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                text=True,
+                start_new_session=True,
+                env=self.environment,
+            )
+            assert self._hub.stdout is not None
+            line = self._hub.stdout.readline()
+            if not line:
+                raise Failed("the hub did not start")
+            self._hub_url = str(json.loads(line)["url"])
+        return self._hub_url
+
+    def hub_statistics(self) -> Mapping[str, Any]:
+        """What the hub has sent so far."""
+        with urllib.request.urlopen(f"{self.hub()}/v1/statistics", timeout=10) as answer:
+            found: Mapping[str, Any] = json.loads(answer.read())
+        return found
+
+    def reader(self) -> Path:
+        """bench/reader.c, compiled.
+
+        Raises:
+            Failed: there is no C compiler.
+        """
+        program = self.directory / "reader"
+        if not program.exists():
+            if shutil.which("cc") is None:
+                raise Failed("no C compiler (apt-get install gcc libc6-dev)")
+            self.command(["cc", "-O2", "-pthread", "-o", str(program), str(HERE / "reader.c")])
+        return program
+
+    # --- the end ---------------------------------------------------------------------------------------------------
+
+    def close(self) -> list[str]:
+        """End and delete everything; what could not be, as sentences."""
+        failures = []
+        for closer in [*reversed(self._closers), self._end_hub, self._delete]:
+            try:
+                closer()
+            except Exception as error:  # noqa: BLE001 (whatever one part of the end does, the others are due)
+                failures.append(f"{type(error).__name__}: {error}")
+        self._closers.clear()
+        return failures
+
+    def _end_hub(self) -> None:
+        hub, self._hub = self._hub, None
+        if hub is not None:
+            hub.send_signal(signal.SIGTERM)
+            try:
+                hub.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                hub.kill()
+                hub.wait()
+
+    def _delete(self) -> None:
+        """One file system only: whatever should still be mounted in there is not emptied."""
+        if self.directory.exists():
+            subprocess.run(["rm", "-rf", "--one-file-system", str(self.directory)], check=True)
+
+
+def hash_of(name: str) -> int:
+    """A number that scatters names, the same in every process."""
+    value = 2166136261
+    for byte in os.fsencode(name):
+        value = (value ^ byte) * 16777619 & 0xFFFFFFFF
+    return value
