@@ -16,6 +16,8 @@ const FILE_SIZE: usize = 24;
 const PART_SIZE: usize = 16;
 /// `<II`: number of parts, 1 if a piece of a large file.
 const UNIT_SIZE: usize = 8;
+/// `<32sIIII`: hash, length, pack, offset, stored length.
+const EMITTED_SIZE: usize = 48;
 
 /// See `native/pack.py`.
 #[pyclass(module = "native._rust")]
@@ -60,20 +62,21 @@ impl Packer {
         parts: &[u8],
         units: &[u8],
     ) -> PyResult<Bound<'py, PyBytes>> {
-        let files = parse_files(paths, files)?;
-        let parts = parse_parts(parts)?;
-        let units = parse_units(units, &parts)?;
         let root = Path::new(OsStr::from_bytes(root));
         // After an error the packer is gone, and with it its state.
         let mut packer = self.take()?;
-        let (packer, result) = py.detach(|| {
-            let result = packer.add(root, &files, &units);
-            (packer, result)
-        });
-        let addresses = result.map_err(|error| errors::pack(py, error))?;
+        let (packer, answer) = py
+            .detach(|| {
+                let files = parse_files(paths, files)?;
+                let parts = parse_parts(parts)?;
+                let units = parse_units(units, &parts)?;
+                let addresses = packer.add(root, &files, &units)?;
+                let answer: Vec<u8> = addresses.iter().flat_map(|a| a.to_le_bytes()).collect();
+                Ok((packer, answer))
+            })
+            .map_err(|error| errors::pack(py, error))?;
         self.inner = Some(packer);
-        let bytes: Vec<u8> = addresses.iter().flat_map(|a| a.to_le_bytes()).collect();
-        Ok(PyBytes::new(py, &bytes))
+        Ok(PyBytes::new(py, &answer))
     }
 
     fn finish<'py>(
@@ -81,21 +84,20 @@ impl Packer {
         py: Python<'py>,
     ) -> PyResult<(Bound<'py, PyBytes>, Bound<'py, PyBytes>, u64)> {
         let packer = self.take()?;
-        let finished = py
-            .detach(|| packer.finish())
+        let (packs, units, blocks) = py
+            .detach(|| {
+                let finished = packer.finish()?;
+                let mut units = Vec::with_capacity(finished.units.len() * EMITTED_SIZE);
+                for unit in &finished.units {
+                    units.extend_from_slice(&unit.hash);
+                    for field in [unit.length, unit.pack, unit.offset, unit.stored] {
+                        units.extend_from_slice(&field.to_le_bytes());
+                    }
+                }
+                Ok((finished.packs.concat(), units, finished.blocks))
+            })
             .map_err(|error| errors::pack(py, error))?;
-        let mut units = Vec::with_capacity(finished.units.len() * 48);
-        for unit in &finished.units {
-            units.extend_from_slice(&unit.hash);
-            for field in [unit.length, unit.pack, unit.offset, unit.stored] {
-                units.extend_from_slice(&field.to_le_bytes());
-            }
-        }
-        Ok((
-            PyBytes::new(py, &finished.packs.concat()),
-            PyBytes::new(py, &units),
-            finished.blocks,
-        ))
+        Ok((PyBytes::new(py, &packs), PyBytes::new(py, &units), blocks))
     }
 }
 
@@ -119,20 +121,20 @@ fn records<'a>(
     data: &'a [u8],
     size: usize,
     what: &'static str,
-) -> PyResult<std::slice::ChunksExact<'a, u8>> {
+) -> Result<std::slice::ChunksExact<'a, u8>, pack::Error> {
     let records = data.chunks_exact(size);
     if !records.remainder().is_empty() {
-        return Err(PyValueError::new_err(what));
+        return Err(pack::Error::Argument(what));
     }
     Ok(records)
 }
 
-fn parse_files<'a>(mut paths: &'a [u8], files: &[u8]) -> PyResult<Vec<pack::File<'a>>> {
+fn parse_files<'a>(mut paths: &'a [u8], files: &[u8]) -> Result<Vec<pack::File<'a>>, pack::Error> {
     let mut parsed = Vec::with_capacity(files.len() / FILE_SIZE);
     for record in records(files, FILE_SIZE, "files is not a list of records")? {
         let length = u32_at(record, 20) as usize;
         let Some((path, rest)) = paths.split_at_checked(length) else {
-            return Err(PyValueError::new_err("paths is too short"));
+            return Err(pack::Error::Argument("paths is too short"));
         };
         paths = rest;
         parsed.push(pack::File {
@@ -143,12 +145,12 @@ fn parse_files<'a>(mut paths: &'a [u8], files: &[u8]) -> PyResult<Vec<pack::File
         });
     }
     if !paths.is_empty() {
-        return Err(PyValueError::new_err("paths is too long"));
+        return Err(pack::Error::Argument("paths is too long"));
     }
     Ok(parsed)
 }
 
-fn parse_parts(parts: &[u8]) -> PyResult<Vec<pack::Part>> {
+fn parse_parts(parts: &[u8]) -> Result<Vec<pack::Part>, pack::Error> {
     Ok(records(parts, PART_SIZE, "parts is not a list of records")?
         .map(|record| pack::Part {
             file: u32_at(record, 0),
@@ -158,11 +160,14 @@ fn parse_parts(parts: &[u8]) -> PyResult<Vec<pack::Part>> {
         .collect())
 }
 
-fn parse_units<'a>(units: &[u8], mut parts: &'a [pack::Part]) -> PyResult<Vec<pack::Unit<'a>>> {
+fn parse_units<'a>(
+    units: &[u8],
+    mut parts: &'a [pack::Part],
+) -> Result<Vec<pack::Unit<'a>>, pack::Error> {
     let mut parsed = Vec::with_capacity(units.len() / UNIT_SIZE);
     for record in records(units, UNIT_SIZE, "units is not a list of records")? {
         let Some((own, rest)) = parts.split_at_checked(u32_at(record, 0) as usize) else {
-            return Err(PyValueError::new_err("parts is too short"));
+            return Err(pack::Error::Argument("parts is too short"));
         };
         parts = rest;
         parsed.push(pack::Unit {
@@ -171,7 +176,7 @@ fn parse_units<'a>(units: &[u8], mut parts: &'a [pack::Part]) -> PyResult<Vec<pa
         });
     }
     if !parts.is_empty() {
-        return Err(PyValueError::new_err("parts is too long"));
+        return Err(pack::Error::Argument("parts is too long"));
     }
     Ok(parsed)
 }
