@@ -95,6 +95,38 @@ def bench_start(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder:
         in_rounds(benchmark, ours, others=others, rounds=options.starts)
 
 
+def bench_processor(
+    benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: Recorder, options: Options
+) -> None:
+    """Processor time of a start, which other programs disturb less than the time by the clock."""
+    names = ["API: request to removed", *(f"of it {process.name}" for process in node.info().processes), *BASELINES]
+    with recorder.group(
+        "container.processor",
+        "Processor time of a container of /bin/true from nothing to its end",
+        [(name, "ms") for name in names],
+        baselines=BASELINES,
+        notes=[*_notes(), "children that were waited for are counted; what the kernel does later by itself is not"],
+    ) as group:
+        _mark_missing(group, peers)
+        before = node.processor_ns()
+
+        def ours() -> None:
+            request = node.request([TRUE])
+            node.run(request)
+            node.remove(request.name)
+
+        in_rounds(benchmark, ours, rounds=options.starts)
+        after = node.processor_ns()
+        spent = {name: (after[name] - before[name]) / options.starts for name in after}
+        group.add_ms(names[0], sum(spent.values()))
+        for name, each_ns in spent.items():
+            group.add_ms(f"of it {name}", each_ns)
+        for peer in peers.peers.values():
+            if peer.missing is None:
+                spent_ns = [peers.run(peer).cpu_ns for _ in range(options.starts)]
+                group.add_ms(peer.name, sum(spent_ns) / len(spent_ns))
+
+
 def bench_exec(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: Recorder, options: Options) -> None:
     """One more program in a container that runs."""
     names = [API_EXEC, EXEC, *BASELINES]

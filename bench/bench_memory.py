@@ -11,15 +11,15 @@ from bench.rounds import in_rounds
 from bench.workspace import Workspace
 
 COMMAND = ["/bin/true"]
-KINDS = ("Rss", "Private")
+WHOLE = "whole tree, Pss"
 
 
 def bench_memory(benchmark: BenchmarkFixture, workspace: Workspace, recorder: Recorder, options: Options) -> None:
-    """Resident memory, and what of it no other process shares."""
+    """Resident memory of each, and of all of them with what they share divided."""
     node = Node(workspace, suffix="m")
-    names = [process.name for process in node.info().processes]
+    names = [f"{process.name}, Rss" for process in node.info().processes]
     moments = ("idle", f"after {options.runs} runs")
-    rows = [(f"{name}, {moment}: {kind}", "MiB") for name in names for moment in moments for kind in KINDS]
+    rows = [(f"{name}, {moment}", "MiB") for name in [*names, WHOLE] for moment in moments]
     with recorder.group("memory", "Memory of the process tree", rows) as group:
         _look(group, node, moments[0])
 
@@ -34,11 +34,13 @@ def bench_memory(benchmark: BenchmarkFixture, workspace: Workspace, recorder: Re
 
 
 def _look(group: Collected, node: Node, moment: str) -> None:
+    whole_kib = 0
     for process in node.info().processes:
+        row = f"{process.name}, Rss, {moment}"
         if process.pid is None:
-            for kind in KINDS:
-                group.missing(f"{process.name}, {moment}: {kind}", "missing: it does not run")
+            group.missing(row, "missing: it does not run")
             continue
         found = memory_kib(process.pid)
-        for kind in KINDS:
-            group.add(f"{process.name}, {moment}: {kind}", found[kind] / 1024)
+        group.add(row, found["Rss"] / 1024)
+        whole_kib += found["Pss"]
+    group.add(f"{WHOLE}, {moment}", whole_kib / 1024)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import re
 import subprocess
 import time
 from importlib import metadata
@@ -41,7 +42,7 @@ def describe() -> Machine:
         cpus=len(os.sched_getaffinity(0)),
         memory_mib=memory_kib // 1024,
         file_system=file_system(BASE),
-        virtual=_output(["systemd-detect-virt"]) or "virtualization unknown",
+        virtual=_output(["systemd-detect-virt", "--vm"]) or "virtualization unknown",
         versions=versions,
     )
 
@@ -59,10 +60,9 @@ def _output(argv: list[str]) -> str:
 
 
 def _version(argv: list[str]) -> str:
-    """The first word with a figure in what a program says of its version."""
-    words = _output(argv).partition("\n")[0].split()
-    found = next((word.strip("*,()v") for word in words if any(letter.isdigit() for letter in word)), "")
-    return found or "missing"
+    """The first thing like a version in what a program says of itself."""
+    found = re.search(r"\d+\.\d[\w.+-]*", _output(argv))
+    return found[0] if found else "missing"
 
 
 def _commit() -> str:

@@ -31,7 +31,7 @@ from zos_core.supervisor.endpoints import (
     WaitQuery,
 )
 
-__all__ = ["Node", "Span", "memory_kib"]
+__all__ = ["Node", "Span", "memory_kib", "processor_ns"]
 
 WAIT_S = 60.0
 RUN_TIMEOUT_S = 300.0
@@ -89,6 +89,10 @@ class Node:
     def info(self) -> NodeInfo:
         """The node and its processes."""
         return self._run(self._client.call(NODE))
+
+    def processor_ns(self) -> dict[str, int]:
+        """Processor time of each process of the tree so far."""
+        return {process.name: processor_ns(process.pid) for process in self.info().processes if process.pid is not None}
 
     # --- by the API ------------------------------------------------------------------------------------------------
 
@@ -192,12 +196,16 @@ class Node:
 
 
 def memory_kib(pid: int) -> Mapping[str, int]:
-    """Rss, Pss and private (clean and dirty) memory of a process in KiB, proc_pid_smaps_rollup(5)."""
-    found = {"Rss": 0, "Pss": 0, "Private": 0}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]:
-        key, _, rest = line.partition(":")
-        if key in ("Rss", "Pss"):
-            found[key] = int(rest.split()[0])
-        elif key in ("Private_Clean", "Private_Dirty"):
-            found["Private"] += int(rest.split()[0])
-    return found
+    """Rss and Pss of a process in KiB, proc_pid_smaps_rollup(5)."""
+    lines = (line.partition(":") for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:])
+    return {key: int(rest.split()[0]) for key, _, rest in lines if key in ("Rss", "Pss")}
+
+
+def processor_ns(pid: int) -> int:
+    """Processor time of a process and of the children it has waited for.
+
+    Its own threads to the nanosecond (schedstat of each), its children's in steps of a clock tick, proc_pid_stat(5).
+    """
+    own = sum(int(path.read_text().split()[0]) for path in Path(f"/proc/{pid}/task").glob("*/schedstat"))
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return own + (int(fields[13]) + int(fields[14])) * (1_000_000_000 // os.sysconf("SC_CLK_TCK"))

@@ -3,7 +3,7 @@
 The first argument is a directory. Requests are lines of JSON on stdin, answers lines on stdout:
 
     {"op": "prepare", "mounts": [[ARG, ...], ...]}   mount(8) with each list of arguments
-    {"op": "time", "argv": [...], "dir": PATH}       run to the end: {"ns", "status", "stderr"}
+    {"op": "time", "argv": [...], "dir": PATH}       run to the end: {"ns", "cpu_ns", "status", "stderr"}
     {"op": "keep", "argv": [...]}                    a command of which the end is run when stdin closes
 
 Its mounts, and what was kept, go when stdin closes or when it is told SIGTERM.
@@ -37,14 +37,15 @@ def timed(argv: list[str], directory: str, errors: int) -> dict[str, Any]:
     begin_ns = time.perf_counter_ns()
     pid = os.posix_spawnp(argv[0], argv, dict(os.environ), file_actions=actions)
     try:
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
     except TimeoutError:
         os.kill(pid, signal.SIGKILL)
-        _, status = os.waitpid(pid, 0)
+        _, status, used = os.wait4(pid, 0)
     spent_ns = time.perf_counter_ns() - begin_ns
     signal.alarm(0)
     text = os.pread(errors, STDERR_MAX, 0).decode(errors="replace")
-    return {"ns": spent_ns, "status": os.waitstatus_to_exitcode(status), "stderr": text}
+    cpu_ns = int((used.ru_utime + used.ru_stime) * 1e9)
+    return {"ns": spent_ns, "cpu_ns": cpu_ns, "status": os.waitstatus_to_exitcode(status), "stderr": text}
 
 
 def too_long(_number: int, _frame: object) -> None:

@@ -46,9 +46,10 @@ class PeerFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Timed:
-    """A command that was run to its end."""
+    """A command that was run to its end: time from before its start, processor time of it and all it waited for."""
 
     ns: int
+    cpu_ns: int
     status: int
     stderr: str
 
@@ -241,7 +242,9 @@ class Peers:
 
     def _time(self, argv: Sequence[str], directory: Path) -> Timed:
         done = self._ask(op="time", argv=list(argv), dir=str(directory))
-        return Timed(ns=int(done["ns"]), status=int(done["status"]), stderr=str(done["stderr"]))
+        return Timed(
+            ns=int(done["ns"]), cpu_ns=int(done["cpu_ns"]), status=int(done["status"]), stderr=str(done["stderr"])
+        )
 
     def _ask(self, **request: Any) -> Mapping[str, Any]:
         runner = self._runner
@@ -270,6 +273,8 @@ class Peers:
         except subprocess.TimeoutExpired:
             runner.send_signal(signal.SIGKILL)
             runner.wait()
+        if runner.stdout is not None:
+            runner.stdout.close()
 
 
 def hierarchies() -> list[str]:

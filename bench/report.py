@@ -144,7 +144,7 @@ def value_text(value: float) -> str:
 
 def _ratio_text(group: Group, row: Row, baseline: str) -> str:
     other = group.row(baseline)
-    if other is None or not other.values or not row.values:
+    if other is None or not other.values or not row.values or row.missing is not None:
         return MISSING
     if row.name == baseline:
         return "1"
@@ -154,24 +154,23 @@ def _ratio_text(group: Group, row: Row, baseline: str) -> str:
 
 
 def cells(group: Group) -> list[list[str]]:
-    """The group as a table of text, its head first: name, unit, number of samples, p10, median, p90, ratios."""
+    """The group as a table of text, its head first: name, unit, number of samples, p10, median, p90, ratios.
+
+    Where no row has two samples, one column has the values.
+    """
     sign = "x" if group.direction == "speed" else "/"
-    head = ["", "unit", "n", "p10", "median", "p90", *(f"{sign} {name}" for name in group.baselines)]
-    table = [head]
+    single = all(len(row.values) < 2 for row in group.rows)
+    shares = {"value": 0.5} if single else {"p10": 0.1, "median": 0.5, "p90": 0.9}
+    table = [["", "unit", *([] if single else ["n"]), *shares, *(f"{sign} {name}" for name in group.baselines)]]
     for row in group.rows:
-        if row.missing is not None or not row.values:
-            table.append([row.name, row.unit, "0", MISSING, row.missing or "not measured", MISSING])
-            table[-1] += [MISSING] * len(group.baselines)
-            continue
-        table.append(
-            [
-                row.name,
-                row.unit,
-                str(len(row.values)),
-                *(value_text(quantile(row.values, share)) for share in (0.1, 0.5, 0.9)),
-                *(_ratio_text(group, row, name) for name in group.baselines),
-            ]
-        )
+        count = [] if single else [str(len(row.values))]
+        if row.values and row.missing is None:
+            figures = [value_text(quantile(row.values, share)) for share in shares.values()]
+        else:
+            reason = row.missing or "not measured"
+            figures = [reason] if single else [MISSING, reason, MISSING]
+        ratios = [_ratio_text(group, row, name) for name in group.baselines]
+        table.append([row.name, row.unit, *count, *figures, *ratios])
     return table
 
 

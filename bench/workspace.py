@@ -36,9 +36,13 @@ class Failed(Exception):
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that `path` lies on, as stat(1) names it."""
-    done = subprocess.run(["stat", "-f", "-c", "%T", str(path)], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    """The type of the file system that `path` lies on, proc_pid_mountinfo(5)."""
+    device = path.stat().st_dev
+    number = f"{os.major(device)}:{os.minor(device)}"
+    for line in Path("/proc/self/mountinfo").read_text().splitlines():
+        if line.split()[2] == number:
+            return line.partition(" - ")[2].split()[0]
+    return "an unknown file system"
 
 
 @dataclass(kw_only=True)
@@ -242,6 +246,8 @@ class Workspace:
             except subprocess.TimeoutExpired:
                 hub.kill()
                 hub.wait()
+            if hub.stdout is not None:
+                hub.stdout.close()
 
     def _delete(self) -> None:
         """One file system only: whatever should still be mounted in there is not emptied."""

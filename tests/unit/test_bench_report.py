@@ -99,7 +99,14 @@ def test_what_is_missing_is_said_and_is_never_a_number() -> None:
 
 
 def test_a_row_without_samples_or_reason_is_missing_too() -> None:
-    assert report.cells(group(rows=[Row(name="ours", unit="ms")]))[1][3:6] == ["missing", "not measured", "missing"]
+    rows = [Row(name="ours", unit="ms"), Row(name="theirs", unit="ms", values=[1.0, 2.0])]
+    assert report.cells(group(rows=rows))[1][3:7] == ["missing", "not measured", "missing", "missing"]
+
+
+def test_a_table_of_single_values_has_one_column_of_them() -> None:
+    rows = [Row(name="hold", unit="MiB", values=[1.6]), Row(name="spawn", unit="MiB")]
+    table = report.cells(group(rows=rows, baselines=[]))
+    assert table == [["", "unit", "value"], ["hold", "MiB", "1.60"], ["spawn", "MiB", "not measured"]]
 
 
 def test_speed_is_how_much_faster_than_the_baseline_a_row_is() -> None:
