@@ -14,6 +14,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -42,20 +43,21 @@ class Run:
             console.print(f"[bold]>[/bold] {text}", highlight=False)
 
         self.options = options
-        self.workspace = Workspace(say=say, given_tree=options.tree)
+        prefer = machine.prefer_instance if options.preferred else lambda instance: None
+        self.workspace = Workspace(say=say, given_tree=options.tree, prefer=prefer)
         self.recorder = Recorder(say=say, show=lambda group: show(console, group), quiet_wait_s=options.quiet_wait_s)
 
 
 def show(console: Console, group: report.Group) -> None:
-    """Print a group as a table."""
-    _print_table(console, report.cells(group), group.title)
+    """Print a group as a table; its title was said when it began."""
+    _print_table(console, report.cells(group))
     for line in [report.load_line(group), *(f"{row.name}: {row.note}" for row in group.rows if row.note)]:
         console.print(f"  [dim]{line}[/dim]", highlight=False)
     console.print()
 
 
-def _print_table(console: Console, cells: list[list[str]], title: str) -> None:
-    table = Table(title=title, title_justify="left", title_style="bold")
+def _print_table(console: Console, cells: list[list[str]]) -> None:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, head in enumerate(cells[0]):
         table.add_column(head, justify="left" if number < 2 else "right")
     for row in cells[1:]:
@@ -74,6 +76,9 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, list[str]]:
     parser.add_argument(
         "--quiet-wait", type=float, metavar="S", default=10.0, help="wait so long for a quiet machine before each table"
     )
+    parser.add_argument(
+        "--prefer", action="store_true", help="take precedence over other programs, where they cannot be stopped"
+    )
     given = parser.parse_args(argv)
     if given.tree is not None and not given.tree.is_dir():
         parser.error(f"{given.tree} is no directory")
@@ -84,6 +89,7 @@ def parse(argv: Sequence[str] | None) -> tuple[Options, list[str]]:
         **rounds,
         tree=None if given.tree is None else given.tree.resolve(),
         output=given.output.resolve(),
+        preferred=given.prefer,
         quiet_wait_s=given.quiet_wait,
     )
     return options, given.only or list(PARTS)
@@ -118,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     signal.signal(signal.SIGTERM, _interrupt)
     begun, begin_s = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S"), time.monotonic()
     try:
+        if options.preferred:
+            machine.prefer()
         run = Run(options, console)
     except Failed as failure:
         console.print(str(failure), highlight=False)
@@ -153,7 +161,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     budgets = msgspec.convert(tomllib.loads((HERE / "budgets.toml").read_text()), report.Budgets)
     verdicts = [one for one in report.judge(budgets.budget, found.groups) if _was_measured(one, found)]
     if verdicts:
-        _print_table(console, report.budget_cells(verdicts), "Budgets (reported, not gated)")
+        run.recorder.say("budgets (reported, not gated)")
+        _print_table(console, report.budget_cells(verdicts))
     for line in [*report.machine_lines(found), *(f"skipped: {reason}" for reason in found.skipped)]:
         console.print(line, highlight=False)
     if found.groups:
@@ -175,6 +184,10 @@ class _Named:
     def pytest_configure(self, config: pytest.Config) -> None:
         """Make the run known."""
         config.pluginmanager.register(self._run, "zos-bench")
+
+    def pytest_report_teststatus(self, report: pytest.TestReport) -> tuple[str, str, str] | None:
+        """No dots between the tables."""
+        return ("passed", "", "") if report.passed else None
 
 
 if __name__ == "__main__":

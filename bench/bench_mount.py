@@ -14,6 +14,7 @@ from bench.options import Options
 from bench.recorder import Recorder
 from bench.rounds import in_rounds
 from bench.workspace import IMAGE, Failed, Workspace, file_system
+from flist.hostmount import mount_instance
 
 PROVIDERS = ("file", "loop", "full")
 NATIVE = "native"
@@ -46,6 +47,7 @@ def mounts(workspace: Workspace, recorder: Recorder) -> Mounts:
             missing[provider] = f"missing: {error}"
             continue
         workspace.on_close(_unmounting(workspace, target))
+        workspace.prefer(mount_instance(target).name)
         paths[provider] = target
         filled = _read(workspace, "files", target, str(workspace.all_files()), str(THREADS))
         native = _read(workspace, "files", paths[NATIVE], str(workspace.all_files()), str(THREADS))

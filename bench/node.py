@@ -61,6 +61,7 @@ class Node:
         self._trusted = self._keys()
         workspace.on_close(self.down)
         workspace.zos("up", "--instance", self.instance)
+        workspace.prefer(self.instance)
         self._run(self._client.__aenter__())
         self._open = True
 

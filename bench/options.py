@@ -20,6 +20,7 @@ class Options:
         runs: containers between two looks at memory.
         tree: a root file system to take instead of making one.
         output: directory of the results.
+        preferred: what is measured takes precedence over other programs.
         quiet_wait_s: how long each group may wait for other programs to rest.
     """
 
@@ -31,4 +32,5 @@ class Options:
     runs: int = 20
     tree: Path | None = None
     output: Path
+    preferred: bool = False
     quiet_wait_s: float = 0.0

@@ -168,8 +168,8 @@ class Peers:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            start_new_session=True,
             env={"PATH": launch.DEFAULT_PATH},
+            process_group=0,
         )
         layers = f"lowerdir={self.lower},upperdir={self.directory}/upper,workdir={self.directory}/work"
         self._ask(

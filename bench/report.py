@@ -148,6 +148,8 @@ def _ratio_text(group: Group, row: Row, baseline: str) -> str:
         return MISSING
     if row.name == baseline:
         return "1"
+    if min(*row.values, *other.values) <= 0:  # processor time is counted in clock ticks, so it may be none
+        return "-"
     found = ratio(other.values, row.values) if group.direction == "speed" else ratio(row.values, other.values)
     text = f"{found.value:.2f}"
     return text if min(len(row.values), len(other.values)) < 3 else f"{text} ({found.low:.2f}-{found.high:.2f})"
@@ -187,7 +189,7 @@ def _measured(budget: Budget, group: Group | None) -> float | None:
     if budget.baseline is None:
         return median(row.values)
     other = group.row(budget.baseline)
-    if other is None or not other.values:
+    if other is None or not other.values or min(*row.values, *other.values) <= 0:
         return None
     pair = (other.values, row.values) if group.direction == "speed" else (row.values, other.values)
     return ratio(*pair).value

@@ -52,10 +52,12 @@ class Workspace:
     Attributes:
         say: prints a line of progress.
         given_tree: a root file system to take instead of making one; it is only read.
+        prefer: called with the name of each instance that has been started.
     """
 
     say: Callable[[str], None]
     given_tree: Path | None = None
+    prefer: Callable[[str], None] = lambda instance: None
     instance: str = field(default_factory=lambda: f"b-{secrets.token_hex(4)}")
     directory: Path = field(init=False)
     _tree: Path | None = None
