@@ -292,18 +292,23 @@ impl Server {
         let Some(channel) = self.connections.get(&number) else {
             return;
         };
+        // SPAWN-GONE: what a peer that has gone had sent is not even read.
+        if hung_up(channel) {
+            self.disconnect(number);
+            return;
+        }
         let received = match channel.recv() {
             Ok(Some(received)) => received,
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
             Ok(None) | Err(_) => {
-                self.connections.remove(&number);
+                self.disconnect(number);
                 return;
             }
         };
         let head = wire::head(&received.map);
         let Some((id, op)) = head.as_ref().ok().and_then(wire::Head::request) else {
             // FRAME-6
-            self.connections.remove(&number);
+            self.disconnect(number);
             return;
         };
         let asker = Asker {
@@ -319,6 +324,12 @@ impl Server {
             Ok(request) => self.waiting.push_back((asker, request)),
             Err(error) => self.fail(asker, &error),
         }
+    }
+
+    /// Forgets a connection, and what was asked over it and has not begun (SPAWN-GONE).
+    fn disconnect(&mut self, number: u64) {
+        self.connections.remove(&number);
+        self.waiting.retain(|(asker, _)| asker.connection != number);
     }
 
     fn kill_jobs(&self, subject: &str) {
@@ -337,7 +348,7 @@ impl Server {
         };
         // A peer that lets its socket fill up is not waited for.
         if channel.send(map, fds).is_err() {
-            self.connections.remove(&asker.connection);
+            self.disconnect(asker.connection);
         }
     }
 
@@ -625,6 +636,12 @@ impl Server {
 
     /// Gives a cloned process its name in hold, and only then the word to go on.
     fn let_run(&mut self, asker: Asker, pid: i32, pidfd: OwnedFd, new: Waiting) -> Outcome<()> {
+        let asked = self.connections.get(&asker.connection);
+        if asked.is_none_or(hung_up) {
+            // SPAWN-GONE: it waits for a byte that never comes; hold reaps it as nobody's.
+            let _ = linux::pidfd::send_signal(&pidfd, linux::signal::SIGKILL);
+            return Ok(());
+        }
         let streams = [
             format!("log/{}/stdout", new.name),
             format!("log/{}/stderr", new.name),
@@ -806,6 +823,16 @@ impl Server {
         let names = [format!("log/{name}/stdout"), format!("log/{name}/stderr")];
         let _ = self.hold.drop_names(&names);
     }
+}
+
+/// Whether the peer has closed its end, whatever it had sent before.
+fn hung_up(channel: &Channel) -> bool {
+    let now = Timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    let mut fds = [PollFd::new(channel, PollFlags::empty())];
+    poll(&mut fds, Some(&now)).is_ok() && fds[0].revents().contains(PollFlags::HUP)
 }
 
 /// The limits of a process, as far as they may be known.
