@@ -21,6 +21,7 @@ from flist.walk import open_tree, walk
 from native.errors import ZosError
 from zos_core.base.atomic_file import read_limited, write_atomic
 from zos_core.base.document import Record
+from zos_core.base.elevate import require_root
 from zos_core.base.errors import UsageError
 from zos_core.base.keyring import Keyring, key_id
 from zos_core.base.paths import account, default_store
@@ -337,6 +338,7 @@ async def mount(arguments: argparse.Namespace, console: Console) -> None:
     """Mount an image on a directory of this machine."""
     from flist import hostmount
 
+    require_root("zos flist mount makes a mount")
     keyring = Keyring.of()
     directory = Path(arguments.directory)
     where = arguments.store or str(default_store())
@@ -353,5 +355,6 @@ async def unmount(arguments: argparse.Namespace, console: Console) -> None:
     """Take an image off a directory."""
     from flist import hostmount
 
+    require_root("zos flist unmount takes a mount away")
     await hostmount.unmount(Path(arguments.directory))
     console.note(f"{arguments.directory} is free")

@@ -7,8 +7,8 @@ directory; so the machinery, and what survives a crash of blockd, is that of a n
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -68,10 +68,16 @@ async def mount(image: SignedManifest, store: str, target: Path, *, provider: Pr
     if not target.is_dir():
         raise MountFailed(f"{target} is not a directory", hint="make it first: mkdir", path=str(target))
     instance = mount_instance(target)
-    with up_lock(instance):
+    async with up_lock(instance):
         if is_running(instance):
             raise MountBusy(f"an image is mounted on {target}", hint=f"zos flist unmount {target}", path=str(target))
-        instance.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if instance.state_dir.exists():
+            raise MountBusy(
+                f"{target} was not unmounted when its process tree was killed",
+                hint=f"zos flist unmount {target}",
+                path=str(target),
+            )
+        instance.state_dir.mkdir(mode=0o700, parents=True)
         table = Table(
             instance=instance.name,
             run_dir=str(instance.run_dir),
@@ -104,10 +110,14 @@ async def _attach(
                 attach_mount(descriptors[0], target)
             finally:
                 os.close(descriptors[0])
-            # A descriptor of what is attached would keep it busy for ever.
-            await hold.request(
-                "drop", Names(names=[f"mnt/{mounted.digest}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
-            )
+            try:
+                # A descriptor of what is attached would keep it busy for ever.
+                await hold.request(
+                    "drop", Names(names=[f"mnt/{mounted.digest}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
+                )
+            except BaseException:
+                kernel_unmount(target)
+                raise
             return mounted
     finally:
         await spawn.aclose()
@@ -122,25 +132,42 @@ async def unmount(target: Path) -> None:
         MountBusy: a process has a file of it open; nothing was changed.
     """
     instance = mount_instance(target)
-    with up_lock(instance):
-        if not is_running(instance):
-            _forget(instance)
+    async with up_lock(instance):
+        running = is_running(instance)
+        # Without a process tree, but with what it kept: it was killed, and its mount may still be there.
+        if not running and not instance.state_dir.exists():
             raise NotMounted(f"no image is mounted on {target}", path=str(target))
         try:
-            kernel_unmount(target)
+            if _carries_image(target, instance):  # if not, somebody has taken it off already; its tree is ours to end
+                kernel_unmount(target)
         except OSError as error:
-            if error.errno != errno.EINVAL:  # EINVAL: somebody has taken it off already; its tree is ours to end
-                raise MountBusy(
-                    f"{target} cannot be unmounted: {error.strerror}",
-                    hint="a process works in it or has a file of it open",
-                    path=str(target),
-                ) from error
-        await end_tree(instance)
+            raise MountBusy(
+                f"{target} cannot be unmounted: {error.strerror}",
+                hint="a process works in it or has a file of it open",
+                path=str(target),
+            ) from error
+        if running:
+            await end_tree(instance)
         _forget(instance)
 
 
+def _carries_image(target: Path, instance: Instance) -> bool:
+    """Whether what is mounted on top of `target` is EROFS, or a tree of ours, by proc_pid_mountinfo(5)."""
+    point = os.fsencode(target.resolve())
+    top: list[bytes] = []
+    for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
+        words = line.split(b" ")
+        if _unescaped(words[4]) == point:
+            top = words
+    tree = f"/{instance.name}/images/".encode()
+    return bool(top) and (top[top.index(b"-") + 1] == b"erofs" or tree in _unescaped(top[3]))
+
+
+def _unescaped(word: bytes) -> bytes:
+    return re.sub(rb"\\([0-7]{3})", lambda code: bytes([int(code[1], 8)]), word)
+
+
 def _forget(instance: Instance) -> None:
-    """Delete what the instance kept; the caller has its start lock, whose file goes last."""
-    for directory in (instance.state_dir, instance.run_dir):
-        if directory.exists():
-            shutil.rmtree(directory)
+    """Delete what the instance kept; its run directory goes with its start lock."""
+    if instance.state_dir.exists():
+        shutil.rmtree(instance.state_dir)

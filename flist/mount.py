@@ -1,8 +1,8 @@
 """Mount an image lazily: metadata whole and hashed, then a provider below it (docs/spec/{spawn,blockd}.md).
 
 `ImageMounts` is what the supervisor and `zos flist mount` share. Each image has a directory below the state directory,
-`images/<digest>/`, with `meta.erofs`, `blob`, `presence` and `index/`; the mount itself is a detached descriptor in hold,
-`mnt/<digest>`, so that cleaning up is closing.
+`images/<digest>/`, with `meta.erofs`, `blob`, `presence` and `index/`; the mount itself is a detached descriptor in
+hold, `mnt/<digest>`, so that cleaning up is closing.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from blake3 import blake3
 
 from flist.extract import extract_image
 from flist.manifest import SignedManifest
-from flist.providers import Choice, Provider, choose
+from flist.providers import Choice, Provider, ProviderUnavailable, choose
 from native.errors import ZosError
+from zos_core.base.errors import PeerGone, RequestTimeout
 from zos_core.base.frame import RemoteError
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
@@ -28,8 +29,8 @@ from zos_core.base.programs import (
     BlockStatus,
     Descriptors,
     Empty,
-    FetchObject,
     Fetched,
+    FetchObject,
     ImageName,
     Index,
     Mount,
@@ -47,8 +48,12 @@ REQUEST_TIMEOUT_S = 30.0
 META_DEADLINE_S = 120.0
 FILL_STALL_S = 60.0
 FILL_POLL_S = 0.1
+# Counters are nothing to wait for: `refuse`, in blockd's place, has none.
+STATUS_TIMEOUT_S = 5.0
 FETCH_TIMEOUT_MS = 30_000
 READ_DEADLINE_MS = 60_000
+# Stores in which an image was asked for, the last one first, are all asked for its units.
+SOURCES_MAX = 8
 # What was fetched is kept without a limit, as long as the disk has room; blockd's 0.
 CACHE_BYTES_MAX = 0
 BLOCK_BYTES = 4096
@@ -94,6 +99,10 @@ def is_full(presence: Path, *, root: bytes) -> bool:
     return bool(magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root)
 
 
+def _merged(first: Sequence[Source], then: Sequence[Source]) -> list[Source]:
+    return list(dict.fromkeys([*first, *then]))[:SOURCES_MAX]
+
+
 class ImageMounts:
     """Mounts images through spawn and blockd; every operation is idempotent and survives a restart of its caller."""
 
@@ -104,14 +113,16 @@ class ImageMounts:
         self._state_dir = state_dir
         self._locks: dict[str, asyncio.Lock] = {}
         self._mounted: dict[str, MountedImage] = {}
+        self._sources: dict[str, list[Source]] = {}
 
     def directory(self, digest: str) -> Path:
         """Where the image's metadata, blob and presence lie."""
         return self._state_dir / "images" / digest
 
-    def adopt(self, mounted: MountedImage) -> None:
+    def adopt(self, mounted: MountedImage, sources: Sequence[Source]) -> None:
         """Take over a mount that an earlier life of the caller made and hold has kept."""
         self._mounted[mounted.digest] = mounted
+        self._sources[mounted.digest] = _merged(sources, self._sources.get(mounted.digest, []))
 
     async def probe(self) -> Probe:
         """What works on this machine, found by spawn by trying."""
@@ -126,20 +137,36 @@ class ImageMounts:
         return {name.removeprefix("mnt/") for name in kept.names}
 
     async def ensure(
-        self, image: SignedManifest, sources: Sequence[Source], *, forced: Provider | None = None
+        self,
+        image: SignedManifest,
+        sources: Sequence[Source],
+        *,
+        forced: Provider | None = None,
+        in_use: bool = False,
     ) -> MountedImage:
         """Mount the image unless it is mounted already; the choice of provider is made once per mount.
 
+        A mount that is there is fed from `sources` too from now on, before those that were named earlier. `in_use`:
+        something runs from the image, so its mount is not replaced by one of another provider.
+
         Raises:
-            ProviderUnavailable: `forced` does not work here, or the image is mounted with another provider.
+            ProviderUnavailable: `forced` does not work here, or the image is in use by another provider.
             MountFailed: a step failed; whatever had been made for this image is gone again.
         """
         digest = image.digest.hex()
         async with self._locks.setdefault(digest, asyncio.Lock()):
             known = self._mounted.get(digest)
-            if known is not None and forced in (None, known.provider) and digest in await self.mounted():
+            there = digest in await self.mounted()
+            if there and known is not None and forced in (None, known.provider):
+                await self._add_sources(image, known, sources)
                 return known
-            if known is not None or digest in await self.mounted():
+            if there and known is not None and in_use:
+                raise ProviderUnavailable(
+                    f"containers run from this image, which is mounted by {known.provider!r}, not {forced!r}",
+                    hint="stop them first, or leave --provider out",
+                    provider=forced or "",
+                )
+            if known is not None or there:
                 await self._release(digest)
             try:
                 mounted = await self._mount(image, list(sources), forced)
@@ -152,7 +179,18 @@ class ImageMounts:
                 await asyncio.shield(self._release(digest))
                 raise
             self._mounted[digest] = mounted
+            self._sources[digest] = list(sources)
             return mounted
+
+    async def _add_sources(self, image: SignedManifest, known: MountedImage, sources: Sequence[Source]) -> None:
+        """Let blockd ask these stores first: the one named last is the one that is most likely to be there."""
+        digest = known.digest
+        merged = _merged(sources, self._sources.get(digest, []))
+        if known.provider in ("file", "loop") and merged != self._sources.get(digest):
+            await self._blockd.request(
+                "add", self._plan(image, merged, serve=True), reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S
+            )
+        self._sources[digest] = merged
 
     async def release(self, digest: str) -> None:
         """Give up the mount, its FUSE file and its plan; what was fetched stays."""
@@ -160,18 +198,20 @@ class ImageMounts:
             await self._release(digest)
 
     async def status(self, digest: str) -> BlockStatus | None:
-        """blockd's counters of an image it serves, None for one it does not serve."""
+        """blockd's counters of an image it serves; None for one it does not serve, or when it is away."""
         known = self._mounted.get(digest)
         if known is not None and known.provider in ("full", "extract"):
             return None
         try:
             found, _ = await self._blockd.request(
-                "status", ImageName(image=digest), reply=BlockStatus, timeout_s=REQUEST_TIMEOUT_S
+                "status", ImageName(image=digest), reply=BlockStatus, timeout_s=STATUS_TIMEOUT_S
             )
         except RemoteError as error:
             if error.remote_code == "blockd.unknown-image":
                 return None
             raise
+        except (PeerGone, RequestTimeout):
+            return None
         return found
 
     async def _mount(self, image: SignedManifest, sources: list[Source], forced: Provider | None) -> MountedImage:
@@ -203,21 +243,7 @@ class ImageMounts:
         digest = image.digest.hex()
         relative = f"images/{digest}"
         full = choice.provider == "full"
-        plan = Plan(
-            image=digest,
-            index=Index(
-                root=image.manifest.index.root,
-                pages=image.manifest.index.pages,
-                units=image.manifest.index.units,
-                blocks=image.manifest.index.blocks,
-            ),
-            dir=str(directory),
-            sources=sources,
-            fetch_timeout_ms=FETCH_TIMEOUT_MS,
-            read_deadline_ms=READ_DEADLINE_MS,
-            cache_bytes_max=CACHE_BYTES_MAX,
-            serve=not full,
-        )
+        plan = self._plan(image, sources, serve=not full)
         if full:
             if not is_full(directory / "presence", root=image.manifest.index.root):
                 await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
@@ -229,6 +255,20 @@ class ImageMounts:
         await self._spawn.request("fuse_open", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
         return Mount(image=digest, provider=choice.provider, meta=f"{relative}/meta.erofs")
+
+    def _plan(self, image: SignedManifest, sources: list[Source], *, serve: bool) -> Plan:
+        index = image.manifest.index
+        digest = image.digest.hex()
+        return Plan(
+            image=digest,
+            index=Index(root=index.root, pages=index.pages, units=index.units, blocks=index.blocks),
+            dir=str(self.directory(digest)),
+            sources=sources,
+            fetch_timeout_ms=FETCH_TIMEOUT_MS,
+            read_deadline_ms=READ_DEADLINE_MS,
+            cache_bytes_max=CACHE_BYTES_MAX,
+            serve=serve,
+        )
 
     async def _fill(self, digest: str) -> None:
         """Have every unit fetched and verified.
@@ -299,6 +339,7 @@ class ImageMounts:
 
     async def _release(self, digest: str) -> None:
         self._mounted.pop(digest, None)
+        self._sources.pop(digest, None)
         name = ImageName(image=digest)
         await self._spawn.request("forget_image", name, reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         try:
