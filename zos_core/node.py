@@ -73,7 +73,7 @@ async def run_node(config: NodeConfig, hold: Channel) -> None:
             lifecycle = Lifecycle(
                 programs=Programs(hold=hold, spawn=peers["spawn"], logd=peers["logd"], forward=peers["forward"]),
                 images=images,
-                registry=Registry(config.state_dir / "containers"),
+                registry=Registry(config.state_dir / "documents"),
                 network=network,
                 cgroups=cgroups,
                 resolve=functools.partial(resolve_image, now_s=lambda: time.time_ns() // 1_000_000_000),

@@ -12,6 +12,7 @@ from zos_core.base.document import Document, Record
 __all__ = [
     "ARGUMENTS_MAX",
     "MEMORY_BYTES_MIN",
+    "REQUEST_ID_PATTERN",
     "ContainerName",
     "ContainerState",
     "ExecRequest",
@@ -28,8 +29,10 @@ __all__ = [
     "TrustedKey",
 ]
 
-# Names reach file names, cgroups and link names: containers.md section 7, 28.
-ContainerName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9_.+-]*$", min_length=1, max_length=63)]
+# Names reach file names, cgroups and link names: containers.md section 7, 28. Python's "$" is also before a last line
+# feed, which `(?!\n)` refuses; the patterns stand in the OpenAPI document as well, so they are of both dialects.
+ContainerName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9_.+-]*$(?!\n)", min_length=1, max_length=63)]
+REQUEST_ID_PATTERN = r"^[0-9a-f]{32}$(?!\n)"
 # execve(2): a single string is at most 128 KiB, all of them a quarter of the stack limit; a frame carries 16 MiB.
 ARGUMENTS_MAX = 4096
 ARGUMENT_BYTES_MAX = 131_071
@@ -75,7 +78,7 @@ class RunRequest(Document, frozen=True, kw_only=True):
     caller follows the output and removes the container itself; should it vanish, the node does so after a while.
     """
 
-    request_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    request_id: Annotated[str, Meta(pattern=REQUEST_ID_PATTERN)]
     name: ContainerName
     image: ImageRequest
     args: Annotated[list[Argument], Meta(max_length=ARGUMENTS_MAX)]
@@ -90,7 +93,7 @@ class RunRequest(Document, frozen=True, kw_only=True):
 class ExecRequest(Document, frozen=True, kw_only=True):
     """Run one more program inside a running container."""
 
-    request_id: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}$")]
+    request_id: Annotated[str, Meta(pattern=REQUEST_ID_PATTERN)]
     args: Annotated[list[Argument], Meta(min_length=1, max_length=ARGUMENTS_MAX)]
     env: Annotated[list[Variable], Meta(max_length=ARGUMENTS_MAX)] = []
     cwd: Annotated[str, Meta(pattern=r"^/", max_length=4095)] = "/"

@@ -14,6 +14,8 @@ __all__ = [
     "LaunchFailed",
     "NoSuchContainer",
     "NoSuchExec",
+    "PortUnavailable",
+    "StartCalledOff",
 ]
 
 
@@ -63,6 +65,18 @@ class CommandNotExecutable(ZosError):
     """The command is there but cannot be executed (a shell's 126, see `zos run`)."""
 
     code, http_status, exit_status = "container.command-not-executable", 400, 57
+
+
+class StartCalledOff(ZosError):
+    """Whoever had asked for the container has called its start off; nothing is left of it."""
+
+    code, http_status, exit_status = "container.start-called-off", 409, 62
+
+
+class PortUnavailable(ZosError):
+    """A port that was to be published is taken, or its address is none of this machine; context: `listen`."""
+
+    code, http_status, exit_status = "container.port-unavailable", 409, 61
 
 
 class ImageArchitecture(ZosError):

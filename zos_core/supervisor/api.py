@@ -144,8 +144,11 @@ class Api:
         await self.lifecycle.signal(name, body.signal)
 
     async def remove(self, *, name: str, query: RemoveQuery) -> None:
-        """Forget a container."""
-        await self.lifecycle.remove(name, force=query.force)
+        """Forget a container, or whatever one request made of that name."""
+        if query.request_id is not None:
+            await self.lifecycle.call_off(name, query.request_id)
+        else:
+            await self.lifecycle.remove(name, force=query.force)
 
     async def container_logs(self, *, name: str, query: LogQuery) -> AsyncIterator[bytes]:
         """Output of a container as a stream of log frames."""

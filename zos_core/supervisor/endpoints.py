@@ -8,7 +8,7 @@ from msgspec import Meta
 
 from zos_core.base.document import Document, Record
 from zos_core.base.endpoint import Endpoint
-from zos_core.containers.document import ContainerState, ExecRequest, ExecState, RunRequest
+from zos_core.containers.document import REQUEST_ID_PATTERN, ContainerState, ExecRequest, ExecState, RunRequest
 from zos_core.containers.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -108,9 +108,14 @@ class SignalRequest(Document, frozen=True, kw_only=True):
 
 
 class RemoveQuery(Document, frozen=True, kw_only=True):
-    """`force` ends a running container first, or calls off one that is being started."""
+    """`force` ends a running container first, or calls off one that is being started.
+
+    With a `request_id` only what that request made, or is making, is removed, by force: so a caller calls its own start
+    off (API-CALL-OFF).
+    """
 
     force: bool = False
+    request_id: Annotated[str, Meta(pattern=REQUEST_ID_PATTERN)] | None = None
 
 
 class LogQuery(Document, frozen=True, kw_only=True):

@@ -19,14 +19,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
+from weakref import WeakValueDictionary
 
 import msgspec
 
 from flist.manifest import SignedManifest
 from flist.mount import ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
-from zos_core.base.document import Document
-from zos_core.base.frame import RemoteError
+from zos_core.base.frame import PeerGone, RemoteError
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
     Added,
@@ -39,14 +39,17 @@ from zos_core.base.programs import (
     Dropped,
     Empty,
     ErrorEvent,
+    Exec,
     ExitRecord,
     Exits,
     Kill,
+    Launch,
     Launched,
     Named,
     Names,
     Nothing,
     Prefix,
+    Probe,
     Remove,
     Seq,
 )
@@ -72,6 +75,8 @@ from zos_core.containers.errors import (
     LaunchFailed,
     NoSuchContainer,
     NoSuchExec,
+    PortUnavailable,
+    StartCalledOff,
 )
 from zos_core.containers.launch import plan_exec, plan_launch
 from zos_core.host import CgroupTree, Limits
@@ -83,6 +88,8 @@ __all__ = ["Lifecycle", "Programs"]
 log = logging.getLogger("zos.supervisor")
 
 T = TypeVar("T")
+# What a process is to hold: its name and generation.
+Identity = tuple[str, int]
 
 REQUEST_TIMEOUT_S = 30.0
 LAUNCH_TIMEOUT_S = 60.0
@@ -90,6 +97,10 @@ KILL_TIMEOUT_S = 10.0
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
 ATTACH_GRACE_S = 60.0
+# Requests that were called off are remembered, so that one that comes later than its calling off starts nothing.
+CALLED_OFF_MAX = 1024
+# A launch is asked of spawn again when spawn died before it had begun with it, this many times.
+SPAWN_TRIES_MAX = 5
 # Images that nothing uses stay mounted for the next start, this many.
 IDLE_IMAGES_MAX = 4
 # Ended execs and events kept of each container.
@@ -114,6 +125,14 @@ class Programs:
     spawn: Requester
     logd: Requester
     forward: Requester
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Start:
+    """A start that is under way, and for whom."""
+
+    request_id: str
+    task: asyncio.Task[ContainerState | ZosError]
 
 
 class Lifecycle:
@@ -142,12 +161,15 @@ class Lifecycle:
         self._clock_ns = clock_ns
         self._group = group
         self._states: dict[str, ContainerState] = {}
-        self._locks: dict[str, asyncio.Lock] = {}
-        self._starting: dict[str, asyncio.Task[ContainerState | ZosError]] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._starting: dict[str, Start] = {}
+        self._called_off: dict[str, None] = {}
         self._changed = asyncio.Condition()
         self._exits_pending: set[int] = set()
         self._exits_seen = 0
         self._idle_images: list[str] = []
+        # By container: what is about to be mounted, or is and not yet in its document.
+        self._images_to_come: dict[str, str] = {}
         self._closing = False
         self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -227,46 +249,61 @@ class Lifecycle:
             CommandNotFound, CommandNotExecutable, LaunchFailed: the launch failed; nothing of it is left.
             ZosError: whatever the image, the limits or the network raise; nothing is left either.
         """
-        if self._closing:
-            raise ContainerBusy("the node is going down", hint="zos up starts it again")
         ports = [parse_published(text) for text in request.ports]
-        known = self._states.get(request.name)
-        if known is not None and known.request.request_id != request.request_id:
-            raise ContainerExists(
-                f"there is already a container {request.name!r}",
-                hint=f"zos rm {request.name} removes it, or choose another --name",
-                name=request.name,
-            )
-        task = self._starting.get(request.name)
-        if known is not None and task is None and known.failure is None:
-            return known
-        if task is None:
+        name = request.name
+        while True:
+            if self._closing:
+                raise ContainerBusy("the node is going down", hint="zos up starts it again")
+            if request.request_id in self._called_off:
+                raise StartCalledOff(f"the start of {name!r} was called off", name=name)
+            known, start = self._states.get(name), self._starting.get(name)
+            if known is not None and known.request.request_id != request.request_id:
+                raise ContainerExists(
+                    f"there is already a container {name!r}",
+                    hint=f"zos rm {name} removes it, or choose another --name",
+                    name=name,
+                )
+            if start is None or start.request_id == request.request_id:
+                break
+            await asyncio.wait([start.task])  # another's, which is being undone
+        if start is None:
+            if known is not None and known.failure is None:
+                return known
             state = ContainerState(
-                name=request.name,
+                name=name,
                 owner_uid=owner_uid,
                 request=request,
                 status="starting",
                 generation=self._next_generation(),
                 created_ns=self._clock_ns(),
             )
-            self._states[request.name] = state
-            task = self._group.create_task(self._start(state, ports), name=f"start {request.name}")
-            self._starting[request.name] = task
+            self._states[name] = state
+            task = self._group.create_task(self._start(state, ports, again=known is not None), name=f"start {name}")
+            start = self._starting[name] = Start(request_id=request.request_id, task=task)
+            task.add_done_callback(lambda _: self._start_done(name))
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
-        await asyncio.wait([task])
-        if task.cancelled():
-            raise ContainerNotRunning(f"the start of {request.name!r} was called off", name=request.name)
-        outcome = task.result()
+        await asyncio.wait([start.task])
+        if start.task.cancelled():
+            raise StartCalledOff(f"the start of {name!r} was called off", name=name)
+        outcome = start.task.result()
         if isinstance(outcome, ZosError):
             raise outcome
         return outcome
 
-    async def _start(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState | ZosError:
-        """Run every step of a start; on any failure undo all of them and forget the container."""
+    async def _start(
+        self, state: ContainerState, ports: list[PublishedPort], *, again: bool
+    ) -> ContainerState | ZosError:
+        """Run every step of a start; on any failure undo all of them and forget the container.
+
+        `again`: an earlier life of the supervisor had begun with it, which is undone first.
+        """
         name = state.name
         try:
             async with self._lock(name):
                 try:
+                    if again:
+                        await self._discard(name)
+                        self._states[name] = state
                     await self._registry.save(state)
                     return await self._start_steps(state, ports)
                 except BaseException:
@@ -281,8 +318,11 @@ class Lifecycle:
             log.exception("start of %s failed", name)
             return LaunchFailed(f"the start failed: {error}", name=name)
         finally:
-            self._starting.pop(name, None)
             await self._notify()
+
+    def _start_done(self, name: str) -> None:
+        self._starting.pop(name, None)
+        self._images_to_come.pop(name, None)
 
     async def _start_steps(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState:
         name, request = state.name, state.request
@@ -294,8 +334,12 @@ class Lifecycle:
                 hint="build it from a tree for this architecture, or run it on a node that has it",
                 image=image.digest.hex(),
             )
-        mounted = await self._images.ensure(image, image_sources(request.image.store), forced=request.image.provider)
-        self._use_image(mounted.digest)
+        digest = image.digest.hex()
+        in_use = digest in self._images_used()
+        self._images_to_come[name] = digest
+        mounted = await self._images.ensure(
+            image, image_sources(request.image.store), forced=request.image.provider, in_use=in_use
+        )
         state = await self._save(state, image=_image_state(mounted, image, request.image.store))
 
         resources = request.resources
@@ -343,12 +387,22 @@ class Lifecycle:
         published = []
         for number, port in enumerate(ports):
             target = port.connect(attachment.address)
-            bound, _ = await self._programs.forward.request(
-                "add",
-                AddPort(name=f"{name}/{number}", listen=port.listen, connect=target),
-                reply=Added,
-                timeout_s=REQUEST_TIMEOUT_S,
-            )
+            try:
+                bound, _ = await self._programs.forward.request(
+                    "add",
+                    AddPort(name=f"{name}/{number}", listen=port.listen, connect=target),
+                    reply=Added,
+                    timeout_s=REQUEST_TIMEOUT_S,
+                )
+            except RemoteError as error:
+                if error.remote_code not in ("forward.port-in-use", "forward.no-such-address"):
+                    raise
+                raise PortUnavailable(
+                    f"port {port.listen} of this machine cannot be published: {_reason(error)}",
+                    hint="choose another one, or leave it to the system: -p :PORT",
+                    name=name,
+                    listen=port.listen,
+                ) from error
             published.append(PortState(listen=bound.listen, connect=target))
         return NetworkState(
             address=str(attachment.address),
@@ -369,12 +423,10 @@ class Lifecycle:
 
         await asyncio.to_thread(make)
 
-    async def _spawn_process(self, operation: str, body: Document, command: str, name: str) -> int:
+    async def _spawn_process(self, operation: str, body: Launch | Exec, command: str, name: str) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            launched, descriptors = await self._to_its_end(
-                self._programs.spawn.request(operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S)
-            )
+            return await self._to_its_end(self._launch_once(operation, body))
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
                 raise CommandNotFound(
@@ -393,16 +445,58 @@ class Lifecycle:
                 step=error.step,
                 errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
             ) from error
-        with _closing(descriptors):
-            return launched.pid
 
-    async def _attach_log(self, name: str) -> None:
-        await self._programs.logd.request(
-            "attach",
-            Attach(name=name, file_bytes_max=LOG_FILE_BYTES_MAX, files_max=LOG_FILES_MAX),
-            reply=Nothing,
-            timeout_s=REQUEST_TIMEOUT_S,
+    async def _launch_once(self, operation: str, body: Launch | Exec) -> int:
+        """The pid of a new process; it is made once, though spawn may die while it is asked."""
+        for _ in range(SPAWN_TRIES_MAX):
+            try:
+                launched, descriptors = await self._programs.spawn.request(
+                    operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S
+                )
+            except PeerGone:
+                alive, ended = await self._made()
+                pid = alive.get((body.name, body.generation), ended.get((body.name, body.generation)))
+                if pid is not None:
+                    return pid
+            else:
+                with _closing(descriptors):
+                    return launched.pid
+        raise LaunchFailed(
+            f"spawn died {SPAWN_TRIES_MAX} times while it was asked to {operation} {body.name!r}",
+            hint="its log says why: spawn.log in the log directory of the instance",
+            name=body.name,
         )
+
+    async def _made(self) -> tuple[dict[Identity, int], dict[Identity, int]]:
+        """Pids of the processes that live, and of those whose end is not acknowledged, by name and generation.
+
+        Nothing comes to them by what a dead supervisor, or a dead spawn, had under way: spawn begins nothing more for a
+        connection that has ended (SPAWN-GONE), and hold has carried out what an ended service had sent (HOLD-RESTART),
+        before a request after that is answered.
+        """
+        hold = self._programs.hold
+        await self._programs.spawn.request("probe", Empty(), reply=Probe, timeout_s=REQUEST_TIMEOUT_S)
+        children, _ = await hold.request("children", Empty(), reply=Children, timeout_s=REQUEST_TIMEOUT_S)
+        alive = {(child.name, child.generation): child.pid for child in children.children}
+        ended = {(record.name, record.generation): record.pid for record in await self._exits()}
+        return alive, ended
+
+    async def _exits(self) -> list[ExitRecord]:
+        exits, _ = await self._programs.hold.request("exits", After(after=0), reply=Exits, timeout_s=REQUEST_TIMEOUT_S)
+        return exits.exits
+
+    async def _attach_log(self, name: str, *, may_lack: bool = False) -> None:
+        """Have logd drain what a process prints; `may_lack`: it may have failed before it became a program."""
+        try:
+            await self._programs.logd.request(
+                "attach",
+                Attach(name=name, file_bytes_max=LOG_FILE_BYTES_MAX, files_max=LOG_FILES_MAX),
+                reply=Nothing,
+                timeout_s=REQUEST_TIMEOUT_S,
+            )
+        except RemoteError as error:
+            if not (may_lack and error.remote_code == "logd.unknown-name"):
+                raise
 
     async def exec(self, name: str, request: ExecRequest) -> ExecState:
         """Run one more program in a running container.
@@ -482,14 +576,37 @@ class Lifecycle:
             raise ContainerBusy(
                 f"container {name!r} is {state.status}", hint=f"zos stop {name} first, or zos rm --force", name=name
             )
-        starting = self._starting.get(name)
-        if starting is not None:
-            starting.cancel()
-            await asyncio.wait([starting])
-        if name in self._states and self._states[name].status != "exited":
+        await self._remove(state)
+
+    async def call_off(self, name: str, request_id: str) -> None:
+        """End and remove what a request made or is making; should it come only now, it makes nothing.
+
+        Of a container of that name that another request made, nothing is touched.
+        """
+        self._called_off[request_id] = None
+        while len(self._called_off) > CALLED_OFF_MAX:
+            del self._called_off[next(iter(self._called_off))]
+        state = self._states.get(name)
+        if state is not None and state.request.request_id == request_id:
+            await self._remove(state)
+
+    async def _remove(self, state: ContainerState) -> None:
+        """End and forget this very container, however far it has come."""
+        name = state.name
+
+        def there() -> bool:
+            known = self._states.get(name)
+            return known is not None and known.generation == state.generation
+
+        start = self._starting.get(name)
+        if start is not None and start.request_id == state.request.request_id:
+            start.task.cancel()
+            await asyncio.wait([start.task])
+        if there() and self._states[name].status in ("running", "stopping"):
             await self._end(name)
         async with self._lock(name):
-            await self._discard(name)
+            if there():
+                await self._discard(name)
         await self._notify()
 
     async def _kill(self, name: str, number: int) -> None:
@@ -542,23 +659,26 @@ class Lifecycle:
 
     # --- images that nothing uses --------------------------------------------------------------------------------
 
-    def _use_image(self, digest: str) -> None:
-        if digest in self._idle_images:
-            self._idle_images.remove(digest)
-
-    async def _trim_images(self) -> None:
-        """Keep the mounts of the images used last, release the others."""
-        used = {
+    def _images_used(self) -> set[str]:
+        """Digests of the images from which something runs, or is about to."""
+        used = set(self._images_to_come.values())
+        return used | {
             state.image.digest
             for state in self._states.values()
             if state.image is not None and state.status != "exited"
         }
+
+    async def _trim_images(self) -> None:
+        """Keep the mounts of the images used last, release the others."""
+        used = self._images_used()
         for digest in await self._images.mounted():
             if digest not in used and digest not in self._idle_images:
                 self._idle_images.append(digest)
         self._idle_images = [digest for digest in self._idle_images if digest not in used]
         while len(self._idle_images) > (0 if self._closing else IDLE_IMAGES_MAX):
-            await self._images.release(self._idle_images.pop(0))
+            digest = self._idle_images.pop(0)
+            if digest not in self._images_used():
+                await self._images.release(digest)
 
     # --- exits ---------------------------------------------------------------------------------------------------
 
@@ -653,23 +773,28 @@ class Lifecycle:
     async def reconcile(self) -> None:
         """Bring documents, hold and the kernel together after a start of the supervisor.
 
-        What runs is adopted; what ended meanwhile is reported by its exit; what was being started is given up, to be
-        started again by whoever still asks; what nobody knows is ended and removed.
+        What runs is adopted, what ended meanwhile is reported by its exit, whether its launch was answered or not. What
+        was being started and never came to its launch is given up, to be started again by whoever still asks. What
+        nobody knows is ended and removed.
         """
-        hold = self._programs.hold
         self._states = await self._registry.load()
-        children, _ = await hold.request("children", Empty(), reply=Children, timeout_s=REQUEST_TIMEOUT_S)
-        exits, _ = await hold.request("exits", After(after=0), reply=Exits, timeout_s=REQUEST_TIMEOUT_S)
-        alive = {(child.name, child.generation): child.pid for child in children.children}
-        ended = {(record.name, record.generation) for record in exits.exits}
+        alive, ended = await self._made()
         for name, state in list(self._states.items()):
             if state.status == "exited":
                 continue
             identity = (name, state.generation)
-            if state.status == "starting":
-                if identity in alive:
-                    await self._kill(name, signal.SIGKILL)
-                self._states[name] = await self._save(
+            if identity in alive or identity in ended:
+                # One that was being stopped gets its SIGTERM again from whoever still asks for it.
+                state = await self._save(
+                    state,
+                    status="running",
+                    pid=alive.get(identity),
+                    started_ns=state.started_ns or self._clock_ns(),
+                )
+                self._adopt(state)
+                await self._attach_log(name, may_lack=identity in ended)
+            elif state.status == "starting":
+                state = await self._save(
                     state,
                     status="exited",
                     failure=Failure(
@@ -678,14 +803,11 @@ class Lifecycle:
                         hint="run it again",
                     ),
                 )
-            elif identity in alive:
-                self._adopt(state)
-                await self._attach_log(name)
-            elif identity not in ended:
-                self._states[name] = await self._save(
+            else:
+                state = await self._save(
                     state, status="exited", exit_unknown=True, pid=None, finished_ns=self._clock_ns()
                 )
-            await self._adopt_execs(self._states[name], alive, ended)
+            await self._adopt_execs(state, alive, ended)
         for (name, generation), _pid in alive.items():
             state_of = self._states.get(name.partition("/")[0])
             if state_of is None or state_of.generation != generation:
@@ -696,10 +818,10 @@ class Lifecycle:
                 await self._release(name)
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
-        for record in exits.exits:
+        for record in await self._exits():
             self.exited(record)
         for state in list(self._states.values()):
-            if state.status == "exited" and state.request.remove_on_exit and state.failure is None:
+            if state.status == "exited" and state.request.remove_on_exit:
                 self._background(self._remove_ended(state), f"remove {state.name}")
         await self._trim_images()
 
@@ -712,26 +834,35 @@ class Lifecycle:
                     reason=state.image.reason,
                     size_bytes=state.image.size_bytes,
                     units=state.image.units,
-                )
+                ),
+                image_sources(state.image.store),
             )
 
     async def _adopt_execs(
-        self, state: ContainerState, alive: Mapping[tuple[str, int], int], ended: set[tuple[str, int]]
+        self, state: ContainerState, alive: Mapping[Identity, int], ended: Mapping[Identity, int]
     ) -> None:
         for known in state.execs:
-            identity = (f"{state.name}/exec-{known.id}", known.generation)
-            if not known.running or identity in ended:
+            process = f"{state.name}/exec-{known.id}"
+            identity = (process, known.generation)
+            if not known.running:
                 continue
-            if identity in alive:
-                await self._attach_log(identity[0])
+            if identity in alive or identity in ended:
+                await self._save_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity)))
+                await self._attach_log(process, may_lack=identity in ended)
+            elif known.pid is None:  # it never came to it: whoever still asks begins anew
+                execs = [other for other in self._get(state.name).execs if other.id != known.id]
+                await self._save(state, execs=execs)
             else:
                 await self._save_exec(state.name, msgspec.structs.replace(known, running=False, pid=None))
 
     async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
         self._closing = True
-        for task in list(self._starting.values()):
+        starts = [start.task for start in self._starting.values()]
+        for task in starts:
             task.cancel()
+        if starts:
+            await asyncio.wait(starts)
         async with asyncio.TaskGroup() as group:
             for name, state in list(self._states.items()):
                 if state.status in ("running", "stopping"):
@@ -742,7 +873,7 @@ class Lifecycle:
 
     def abandon(self) -> None:
         """Give up everything that is under way; the next supervisor's `reconcile` takes it up."""
-        for task in [*self._tasks, *self._starting.values()]:
+        for task in [*self._tasks, *(start.task for start in self._starting.values())]:
             task.cancel()
 
     async def _to_its_end(self, work: Coroutine[None, None, T]) -> T:
@@ -754,13 +885,17 @@ class Lifecycle:
                 outcome.set_result(await work)
             except ZosError as error:
                 outcome.set_exception(error)
+            except asyncio.CancelledError:  # given up with everything else
+                outcome.cancel()
+                raise
 
         self._background(carry(), "launch")
         try:
             return await asyncio.shield(outcome)
         except asyncio.CancelledError:
             await asyncio.wait([outcome])
-            outcome.exception()  # retrieved; that it was called off counts more
+            if not outcome.cancelled():
+                outcome.exception()  # retrieved; that it was called off counts more
             raise
 
     def _background(self, work: Coroutine[None, None, None], name: str) -> None:
@@ -785,6 +920,10 @@ class Lifecycle:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _reason(error: RemoteError) -> str:
+    return str(error) if error.errno is None else os.strerror(error.errno)
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""The containers' documents, one file each: `containers/<name>.json`, written before the step that it describes."""
+"""The containers' documents, one file each: `<name>.json`, written before the step that it describes.
+
+They lie apart from the containers' layers, since a container may be called `x.json` beside another called `x`.
+"""
 
 from __future__ import annotations
 
