@@ -15,7 +15,7 @@ from zos_core.base.client import Client
 from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
 from zos_core.base.errors import RequestTimeout, Unreachable
-from zos_core.containers.document import ContainerState, ExecState
+from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
 from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
 from zos_core.supervisor.endpoints import (
@@ -31,7 +31,7 @@ from zos_core.supervisor.endpoints import (
     WaitQuery,
 )
 
-__all__ = ["call_again", "follow_output", "interruptible", "wait_container", "wait_exec"]
+__all__ = ["CalledOff", "call_again", "follow_output", "interruptible", "wait_container", "wait_exec"]
 
 # How long a supervisor may be away before a client gives up on it.
 AWAY_MAX_S = 30.0
@@ -43,6 +43,37 @@ SECOND_INTERRUPT_S = 2.0
 R = TypeVar("R")
 
 
+class CalledOff(Exception):
+    """A signal ended a start before the container ran; nothing is left of it. `number` is the signal's."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+class _Patience:
+    """For how long a supervisor that went away is asked again: counted from when it went."""
+
+    def __init__(self, *, known: bool) -> None:
+        """`known`: it has answered before, so that nobody listening is no reason to give up at once."""
+        self._known = known
+        self._away_since_s: float | None = None
+
+    def answered(self) -> None:
+        """It is there."""
+        self._known, self._away_since_s = True, None
+
+    async def wait(self, error: Unreachable | RequestTimeout) -> None:
+        """Wait a little before it is asked again; raises `error` when that has gone on for too long."""
+        now_s = asyncio.get_running_loop().time()
+        if self._away_since_s is None:
+            self._away_since_s = now_s
+        absent = isinstance(error, Unreachable) and error.absent and not self._known
+        if absent or now_s - self._away_since_s > AWAY_MAX_S:
+            raise error
+        await asyncio.sleep(RETRY_INTERVAL_S)
+
+
 async def call_again(
     client: Client,
     endpoint: Endpoint[R],
@@ -51,23 +82,24 @@ async def call_again(
     query: Document | None = None,
     body: Document | None = None,
     timeout_s: float = WAIT_S + CALL_MARGIN_S,
+    known: bool = False,
 ) -> R:
-    """Call an endpoint that may be asked again (API-AGAIN), while the supervisor is being restarted too."""
-    loop = asyncio.get_running_loop()
-    given_up_s = loop.time() + AWAY_MAX_S
+    """Call an endpoint that may be asked again (API-AGAIN), while the supervisor is being restarted too.
+
+    `known`: the node has answered before; otherwise one that does not run is an error at once.
+    """
+    patience = _Patience(known=known)
     while True:
         try:
             return await client.call(endpoint, path=path or {}, query=query, body=body, timeout_s=timeout_s)
-        except Unreachable:
-            if loop.time() > given_up_s:
-                raise
-            await asyncio.sleep(RETRY_INTERVAL_S)
+        except Unreachable as error:
+            await patience.wait(error)
 
 
 async def wait_container(client: Client, name: str) -> ContainerState:
     """Wait, however long it takes, until a container has ended."""
     while True:
-        state = await call_again(client, WAIT, path={"name": name}, query=WaitQuery(timeout_s=WAIT_S))
+        state = await call_again(client, WAIT, path={"name": name}, query=WaitQuery(timeout_s=WAIT_S), known=True)
         if state.status == "exited":
             return state
 
@@ -76,7 +108,7 @@ async def wait_exec(client: Client, name: str, number: int) -> ExecState:
     """Wait, however long it takes, until an exec has ended."""
     while True:
         state = await call_again(
-            client, EXEC_WAIT, path={"name": name, "number": str(number)}, query=WaitQuery(timeout_s=WAIT_S)
+            client, EXEC_WAIT, path={"name": name, "number": str(number)}, query=WaitQuery(timeout_s=WAIT_S), known=True
         )
         if not state.running:
             return state
@@ -89,14 +121,13 @@ async def follow_output(
     endpoint = LOGS if number is None else EXEC_LOGS
     path = {"name": name} if number is None else {"name": name, "number": str(number)}
     decoder = LogStreamDecoder()
-    loop = asyncio.get_running_loop()
-    given_up_s = loop.time() + AWAY_MAX_S
+    patience = _Patience(known=False)
     while True:
         try:
             query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)
             async with client.stream(endpoint, path=path, query=query) as chunks:
+                patience.answered()
                 async for chunk in chunks:
-                    given_up_s = loop.time() + AWAY_MAX_S
                     for frame in decoder.feed(chunk):
                         if frame.stream in (STDOUT, STDERR):
                             target = out if frame.stream == STDOUT else err
@@ -104,48 +135,73 @@ async def follow_output(
                     out.flush()
                     err.flush()
             return
-        except (Unreachable, RequestTimeout):
+        except (Unreachable, RequestTimeout) as error:
             decoder.broken()
-            if loop.time() > given_up_s:
-                raise
-            await asyncio.sleep(RETRY_INTERVAL_S)
+            await patience.wait(error)
 
 
 @asynccontextmanager
-async def interruptible(client: Client, name: str, *, started: Callable[[], bool]) -> AsyncIterator[None]:
+async def interruptible(
+    client: Client, request: RunRequest, *, started: Callable[[], bool], note: Callable[[str], None]
+) -> AsyncIterator[None]:
     """While the block runs, SIGINT and SIGTERM go to the container; a second within 2 s kills it.
 
-    Before the container has started, the first one calls the start off and ends the block with CancelledError.
+    Before the container has started, the first one calls the start off; while that is done, others change nothing.
+
+    Raises:
+        CalledOff: a signal came before the container had started.
     """
     loop = asyncio.get_running_loop()
     task = asyncio.current_task()
     assert task is not None
     last_s = float("-inf")
-    async with asyncio.TaskGroup() as group:
+    called_off: signal.Signals | None = None
+    path = {"name": request.name}
+
+    async def pass_on(number: signal.Signals) -> None:
+        body = SignalRequest(signal=number)
+        await _unless_gone(call_again(client, SIGNAL, path=path, body=body, known=True))
+
+    async with _plain_group() as group:
 
         def received(number: signal.Signals) -> None:
-            nonlocal last_s
+            nonlocal last_s, called_off
             now_s = loop.time()
             again, last_s = now_s - last_s < SECOND_INTERRUPT_S, now_s
-            if not started():
-                task.cancel()
-            else:
+            if called_off is not None:
+                note("the start is being called off")
+            elif started():
                 group.create_task(pass_on(signal.SIGKILL if again else number), name="pass signal on")
-
-        async def pass_on(number: signal.Signals) -> None:
-            await _unless_gone(call_again(client, SIGNAL, path={"name": name}, body=SignalRequest(signal=number)))
+            else:
+                called_off = number
+                task.cancel()
 
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, received, number)
         try:
             yield
         except asyncio.CancelledError:
-            remove = call_again(client, REMOVE, path={"name": name}, query=RemoveQuery(force=True))
-            await asyncio.shield(_unless_gone(remove))
-            raise
+            if called_off is None:
+                raise
+            task.uncancel()
+            query = RemoveQuery(force=True, request_id=request.request_id)
+            await _unless_gone(call_again(client, REMOVE, path=path, query=query))
+            raise CalledOff(called_off) from None
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
+
+
+@asynccontextmanager
+async def _plain_group() -> AsyncIterator[asyncio.TaskGroup]:
+    """A TaskGroup whose error, if it is one alone, comes out as it is."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            yield group
+    except BaseExceptionGroup as errors:
+        if len(errors.exceptions) > 1:
+            raise
+        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 async def _unless_gone(call: Coroutine[None, None, None]) -> None:

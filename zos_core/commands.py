@@ -16,12 +16,13 @@ import msgspec
 
 from native.kernel import is_tmpfs
 from native.programs import program
-from zos_core.attach import call_again, follow_output, interruptible, wait_container, wait_exec
+from zos_core.attach import CalledOff, call_again, follow_output, interruptible, wait_container, wait_exec
 from zos_core.base.atomic_file import read_limited
 from zos_core.base.client import Client
 from zos_core.base.document import encode_json
 from zos_core.base.elevate import require_root
-from zos_core.base.errors import Unreachable, UsageError
+from zos_core.base.endpoint import RemoteProblem
+from zos_core.base.errors import RequestTimeout, Unreachable, UsageError
 from zos_core.base.paths import Instance, account, default_store
 from zos_core.base.tree import (
     Listener,
@@ -67,7 +68,8 @@ __all__ = ["container_names", "down", "exec_", "inspect", "logs", "ps", "rm", "r
 RUN_TIMEOUT_S = 600.0
 STOP_MARGIN_S = 30.0
 FLIST_BYTES_MAX = 1024 * 1024
-INTERRUPTED = 130
+# A shell's status of what a signal ended.
+SIGNALLED = 128
 
 
 def _client(arguments: argparse.Namespace) -> Client:
@@ -81,11 +83,17 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
     """Start the tree unless it runs; either way report the node."""
     require_root("zos up makes mounts and namespaces")
     instance = Instance(arguments.instance)
-    with up_lock(instance):
-        if not is_running(instance):
-            await _start(instance)
-        async with Client(instance.api_socket) as client:
-            info = await call_again(client, NODE)
+    async with up_lock(instance):
+        began = not is_running(instance)
+        try:
+            if began:
+                await _start(instance)
+            async with Client(instance.api_socket) as client:
+                info = await call_again(client, NODE, known=True)
+        except BaseException:
+            if began and is_running(instance):
+                await asyncio.shield(end_tree(instance))
+            raise
     console.emit(info, _node_text(info))
     return 0
 
@@ -141,7 +149,7 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
     """Stop everything; a node that does not run is no error."""
     require_root("zos down ends the node's processes")
     instance = Instance(arguments.instance)
-    with up_lock(instance):
+    async with up_lock(instance):
         if is_running(instance):
             await _stop(instance, arguments.grace, console)
             console.note(f"the node {instance.name!r} is down")
@@ -152,7 +160,6 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
             await groups.remove()
         if arguments.purge:
             await asyncio.to_thread(_purge, instance)
-    shutil.rmtree(instance.run_dir, ignore_errors=True)
     return 0
 
 
@@ -165,8 +172,8 @@ async def _stop(instance: Instance, grace_s: float, console: Console) -> None:
 
     try:
         await end_tree(instance, ask)
-    except Unreachable as error:
-        console.note(f"the supervisor does not answer ({error}); ending the tree by hold")
+    except (Unreachable, RequestTimeout, RemoteProblem) as error:
+        console.note(f"the supervisor cannot do it ({error}); ending the tree by hold")
         await end_tree(instance)
 
 
@@ -222,7 +229,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     async with _client(arguments) as client:
         started = False
         try:
-            async with interruptible(client, name, started=lambda: started):
+            async with interruptible(client, request, started=lambda: started, note=console.note):
                 state = await call_again(client, RUN, body=request, timeout_s=RUN_TIMEOUT_S)
                 started = True
                 if arguments.detach:
@@ -230,15 +237,12 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
                     return 0
                 await follow_output(client, name, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
                 state = await wait_container(client, name)
-        except asyncio.CancelledError:
-            task = asyncio.current_task()
-            if started or task is None:
-                raise
-            task.uncancel()
+                if arguments.rm:
+                    query = RemoveQuery(force=True, request_id=request.request_id)
+                    await call_again(client, REMOVE, path={"name": name}, query=query, known=True)
+        except CalledOff as off:
             console.note("interrupted before it started; nothing is left of it")
-            return INTERRUPTED
-        if arguments.rm:
-            await call_again(client, REMOVE, path={"name": name}, query=RemoveQuery(force=True))
+            return SIGNALLED + off.number
     return state.exit_status or 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -15,7 +16,7 @@ from yarl import URL
 
 from zos_core.base.document import Document, decode_json, encode_json
 from zos_core.base.endpoint import Endpoint, Problem, Query, RemoteProblem, query_to_text
-from zos_core.base.errors import DocumentInvalid, RequestTimeout, Unreachable
+from zos_core.base.errors import DocumentInvalid, Forbidden, RequestTimeout, Unreachable
 from zos_core.base.frame import socket_address
 
 __all__ = ["Client", "connect_reason"]
@@ -78,7 +79,8 @@ class Client:
 
         Raises:
             RemoteProblem: the server's error, with the server's code and exit status.
-            Unreachable: nobody listens, or the connection broke.
+            Unreachable: nobody listens (`absent`), or the connection broke.
+            Forbidden: the caller may not so much as connect to the unix socket.
             RequestTimeout: no whole answer within `timeout_s`.
             DocumentInvalid: the answer is not what the endpoint says.
         """
@@ -144,10 +146,21 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             raise self._unreachable(error) from error
 
-    def _unreachable(self, error: BaseException) -> Unreachable:
-        hint = "is the instance up? `zos up` starts it" if isinstance(self._address, Path) else None
+    def _unreachable(self, error: BaseException) -> Unreachable | Forbidden:
+        local = isinstance(self._address, Path)
+        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
+        number = cause.errno if isinstance(cause, OSError) else None
+        if local and number in (errno.EACCES, errno.EPERM):
+            return Forbidden(
+                f"{self._address} belongs to another user",
+                hint="the user who ran zos up may use it, and root; or start your own with --instance",
+            )
         reason = connect_reason(error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
-        return Unreachable(f"{self._address}: {reason}", hint=hint)
+        return Unreachable(
+            f"{self._address}: {reason}",
+            hint="is the instance up? `zos up` starts it" if local else None,
+            absent=number in (errno.ENOENT, errno.ECONNREFUSED),
+        )
 
 
 def connect_reason(error: aiohttp.ClientConnectorError) -> str:

@@ -93,9 +93,16 @@ class RemoteError(ZosError):
 
 
 class Unreachable(ZosError):
-    """An HTTP server cannot be reached, or broke off in the middle of an answer."""
+    """An HTTP server cannot be reached, or broke off in the middle of an answer.
+
+    `absent`: nobody listens there, so there is nobody to wait for.
+    """
 
     code, http_status, exit_status, retryable = "http.unreachable", 503, 16, True
+
+    def __init__(self, message: str, *, hint: str | None = None, absent: bool = False) -> None:
+        super().__init__(message, hint=hint)
+        self.absent = absent
 
 
 class AddressInUse(ZosError):

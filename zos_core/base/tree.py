@@ -9,8 +9,10 @@ import asyncio
 import errno
 import fcntl
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+import shutil
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from native.errors import ZosError
@@ -41,6 +43,7 @@ SERVICE_STOP_MS = 5_000
 RESTARTS_MAX = 20
 RESTART_WINDOW_MS = 60_000
 READY_LINE_MAX = 4096
+LOCK_INTERVAL_S = 0.05
 
 
 class TreeFailed(ZosError):
@@ -98,26 +101,48 @@ def service_environment(names: Sequence[str] = ()) -> Mapping[str, str]:
     return {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LANG": "C.UTF-8", **kept}
 
 
-@contextmanager
-def up_lock(instance: Instance) -> Iterator[bool]:
-    """Hold the instance's start lock; yields whether nobody else held it on arrival.
+@asynccontextmanager
+async def up_lock(instance: Instance) -> AsyncIterator[None]:
+    """Hold the instance's start lock.
 
-    Waits for the other starter, so that of two `zos up` one starts the node and the other finds it running.
+    Waits for the other starter, so that of two `zos up` one starts the node and the other finds it running. At the end
+    the run directory goes with all that is in it, unless a node runs.
     """
-    instance.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
-    descriptor = os.open(instance.run_dir / "up.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
+    path = instance.run_dir / "up.lock"
+    while True:
+        instance.run_dir.mkdir(mode=0o711, parents=True, exist_ok=True)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            alone = True
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            alone = False
-        yield alone
-    finally:
-        os.close(descriptor)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except FileNotFoundError:  # the directory went with its last holder
+            continue
+        try:
+            await _lock(descriptor)
+            if not _is_at(descriptor, path):  # the last holder has removed it; another may be there by now
+                continue
+            try:
+                yield
+            finally:
+                if not is_running(instance):
+                    shutil.rmtree(instance.run_dir, ignore_errors=True)
+            return
+        finally:
+            os.close(descriptor)
+
+
+async def _lock(descriptor: int) -> None:
+    """Wait for a lock, in steps: a thread that waits in flock(2) could not be called off."""
+    while True:
+        try:
+            return fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(LOCK_INTERVAL_S)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.stat())
+    except FileNotFoundError:
+        return False
 
 
 def is_running(instance: Instance) -> bool:
@@ -168,7 +193,11 @@ async def start_tree(instance: Instance, table: Table) -> int:
         )
         os.close(ready_write)
         ready_write = -1
-        message = await _read_ready(ready_read)
+        try:
+            message = await _read_ready(ready_read)
+        except BaseException:
+            await asyncio.shield(_end_hold(pid))
+            raise
     finally:
         for descriptor in (table_fd, ready_read, log, null):
             os.close(descriptor)
@@ -184,6 +213,24 @@ async def start_tree(instance: Instance, table: Table) -> int:
             ended=bool(reaped),
         )
     return pid
+
+
+async def _end_hold(pid: int) -> None:
+    """End a hold that is our child: SIGTERM is `shutdown` to it, at whatever point of its start it is."""
+    pidfd = os.pidfd_open(pid)
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
+            await ended.wait()
+        os.waitpid(pid, 0)  # noqa: ASYNC222  it has ended
+    except TimeoutError as error:
+        raise TreeFailed(f"hold (pid {pid}) did not end within {SHUTDOWN_TIMEOUT_S:.0f} s") from error
+    finally:
+        loop.remove_reader(pidfd)
+        os.close(pidfd)
 
 
 async def _read_ready(descriptor: int) -> bytes:
