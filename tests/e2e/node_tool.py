@@ -19,12 +19,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from tests.hold_tool import HoldTool
 from tests.integration.spawn_kit import make_tree
+from zos_core.base.paths import Instance
 
 ZOS = Path(sys.executable).parent / "zos"
 TIMEOUT_S = 90
 LARGE_FILES = 24
 LARGE_BYTES = 700_000
+# Programs whose first page is in no other file, so that starting one waits for the hub.
+LATE_PROGRAMS = 12
 
 
 @dataclass
@@ -61,6 +65,13 @@ def make_image_tree(tree: Path) -> None:
     (tree / "data").mkdir()
     for number in range(LARGE_FILES):
         (tree / "data" / f"{number:02}").write_bytes(large_content(number))
+    program = bytearray((tree / "bin/busybox").read_bytes())
+    (tree / "late").mkdir()
+    for number in range(LATE_PROGRAMS):
+        program[15] = 1 + number  # the last byte of e_ident, which nobody looks at
+        path = tree / "late" / f"busybox-{number:02}"
+        path.write_bytes(program)
+        path.chmod(0o755)
 
 
 def large_sums() -> list[str]:
@@ -71,7 +82,8 @@ def large_sums() -> list[str]:
 class Hub:
     """A store over HTTP that does what a test tells it: `behave` gets the path and the bytes of each answer.
 
-    `behave` returns the bytes to send; the length that is announced is the true one's.
+    `behave` returns the bytes to send; the length that is announced is the true one's. While `gate` is closed, requests
+    for paths that `gated` names wait at it.
     """
 
     def __init__(self, store: Path) -> None:
@@ -79,8 +91,11 @@ class Hub:
         self.behave: Callable[[str, bytes], bytes] = lambda path, data: data
         self.gate = threading.Event()
         self.gate.set()
+        self.gated: Callable[[str], bool] = lambda path: True
+        self.waiting = 0
         self.bytes_sent = 0
         self.asked = threading.Event()
+        self._changed = threading.Condition()
         hub = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -88,7 +103,8 @@ class Hub:
 
             def do_GET(self) -> None:
                 hub.asked.set()
-                hub.gate.wait(TIMEOUT_S)
+                if hub.gated(self.path):
+                    hub._wait_at_gate()
                 file = hub.store / self.path.lstrip("/")
                 if not file.is_file():
                     self.send_response(404)
@@ -121,6 +137,19 @@ class Hub:
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
 
+    def _wait_at_gate(self) -> None:
+        with self._changed:
+            self.waiting += 1
+            self._changed.notify_all()
+        self.gate.wait(TIMEOUT_S)
+        with self._changed:
+            self.waiting -= 1
+
+    def wait_waiting(self, count: int) -> None:
+        """Return when so many requests stand at the closed gate."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: self.waiting >= count, TIMEOUT_S), f"{self.waiting} of {count}"
+
     @property
     def url(self) -> str:
         """Where it listens."""
@@ -132,6 +161,50 @@ class Hub:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class Reading:
+    """A process in the background whose output is read as it comes, so that a test can wait for a line of it."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self.err = ""
+        self._changed = threading.Condition()
+        self._threads = [threading.Thread(target=self._read), threading.Thread(target=self._read_err)]
+        for thread in self._threads:
+            thread.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            with self._changed:
+                self.lines.append(line.rstrip("\n"))
+                self._changed.notify_all()
+
+    def _read_err(self) -> None:
+        assert self.process.stderr is not None
+        self.err = self.process.stderr.read()
+
+    def wait_lines(self, count: int) -> None:
+        """Return when it has printed so many lines."""
+        with self._changed:
+            assert self._changed.wait_for(lambda: len(self.lines) >= count, TIMEOUT_S), self.lines[-5:]
+
+    def end(self) -> int:
+        """Wait for its end; its exit status."""
+        try:
+            status = self.process.wait(timeout=TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            for thread in self._threads:
+                thread.join(TIMEOUT_S)
+            for stream in (self.process.stdout, self.process.stderr):
+                assert stream is not None
+                stream.close()
+        return status
 
 
 @dataclass
@@ -152,18 +225,12 @@ class Node:
 
     def start(self, *arguments: str, command: list[str], store: str | None = None) -> subprocess.Popen[str]:
         """`zos run` in the background, its output piped."""
+        return self.begin("run", "--store", store or str(self.store), *arguments, "--", *command)
+
+    def begin(self, verb: str, *arguments: str) -> subprocess.Popen[str]:
+        """A verb of the node in the background, its output piped."""
         return subprocess.Popen(
-            [
-                str(ZOS),
-                "run",
-                "--instance",
-                self.instance,
-                "--store",
-                store or str(self.store),
-                *arguments,
-                "--",
-                *command,
-            ],
+            [str(ZOS), verb, "--instance", self.instance, *arguments],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
@@ -192,15 +259,26 @@ class Node:
         assert done.status == 0, done.err
         return [json.loads(line)["name"] for line in done.out.splitlines()]
 
+    def hold(self) -> HoldTool:
+        """A connection to its hold."""
+        return HoldTool(Instance(self.instance).run_dir / "hold.sock")
+
     def pid(self, service: str) -> int:
         """A process of the tree, as it is now."""
-        process = next(each for each in self.up()["processes"] if each["name"] == service)
-        assert process["pid"] is not None
-        return int(process["pid"])
+        if service == "hold":
+            return int((Instance(self.instance).run_dir / "lock").read_text())
+        with self.hold() as hold:
+            pid = hold.service(service)["pid"]
+        assert pid is not None
+        return int(pid)
 
     def kill(self, service: str) -> None:
-        """SIGKILL for a process of the tree."""
-        os.kill(self.pid(service), signal.SIGKILL)
+        """SIGKILL for a process of the tree; returns when its successor is ready."""
+        with self.hold() as hold:
+            hold.ask("subscribe")
+            os.kill(self.pid(service), signal.SIGKILL)
+            hold.event("service", name=service, state="ended")
+            hold.event("service", name=service, state="ready")
 
     def service_logs(self) -> str:
         """What the services said, for a failed assertion."""
