@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import os
 import threading
@@ -182,10 +183,16 @@ def test_status_500_is_waited_out(tree: Tree, server: StoreServer, image: Image)
 
 
 def test_connections_that_break(tree: Tree, server: StoreServer, image: Image) -> None:
-    fd = tree.serve(image, server.source, read_deadline_ms=2000)
+    """Answers that are cut on the way are asked for again until the read's time is over."""
+    fd = tree.serve(image, server.source, read_deadline_ms=1000)
+    tree.blockd.ask("subscribe")
     server.cut_packs = True
-    with pytest.raises(OSError):
-        os.pread(fd, 262_144, image.address(35))
+    with pytest.raises(OSError) as caught:
+        os.pread(fd, 4096, image.address(36))
+    assert caught.value.errno == errno.EIO
+    event = tree.blockd.event("unit_error", unit=36)
+    assert event["code"] == "fetch.deadline"
+    assert "the connection ended within the answer" in event["message"]
     server.cut_packs = False
     assert read_all(fd, len(image.blob)) == image.blob
 
@@ -313,3 +320,34 @@ def test_unknown_operation(tree: Tree) -> None:
     with pytest.raises(Refused) as caught:
         tree.blockd.ask("frobnicate")
     assert caught.value.code == "frame.unknown-op"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 1 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.mount(b"zos-test", bytes(place), b"tmpfs", 0, b"size=1m") != 0:
+        pytest.skip(f"no tmpfs: {os.strerror(ctypes.get_errno())}")
+    yield place
+    libc.umount2(bytes(place), 2)
+
+
+def test_disk_full_is_eio_and_never_zeros(tree: Tree, server: StoreServer, image: Image, small_disk: Path) -> None:
+    tree.blockd.ask("subscribe")
+    tree.fuse_open()
+    tree.add(image.plan(small_disk / "image", server.source))
+    fd = tree.file()
+    codes = []
+    for unit, plain in enumerate(image.units):
+        try:
+            assert os.pread(fd, len(plain), image.address(unit)) == plain
+            codes.append(0)
+        except OSError as error:
+            codes.append(error.errno or 0)
+    assert set(codes) == {0, errno.EIO}
+    assert tree.blockd.event("unit_error")["code"] == "fetch.no-space"
+    (small_disk / "image/blob").unlink()
+    tree.blockd.ask("remove", image=IMAGE)
+    tree.spawn.ask("forget_image", image=IMAGE)

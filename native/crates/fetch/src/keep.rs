@@ -173,10 +173,10 @@ impl Keep {
         }
     }
 
-    /// Lets the page cache forget a range that the kernel now holds in the cache of the file system above.
-    pub fn drop_cache(&self, offset: u64, len: u64) {
-        if let (Keep::Disk(disk), Some(len)) = (self, std::num::NonZeroU64::new(len)) {
-            let _ = rustix::fs::fadvise(&disk.blob, offset, Some(len), Advice::DontNeed);
+    /// Lets the page cache forget the blob: what was read of it is in the cache of the file system above by now.
+    pub fn drop_cache(&self) {
+        if let Keep::Disk(disk) = self {
+            let _ = rustix::fs::fadvise(&disk.blob, 0, None, Advice::DontNeed);
         }
     }
 

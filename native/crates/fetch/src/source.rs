@@ -321,7 +321,7 @@ impl Body<'_> {
                 Err(error) if error.kind() == std::io::ErrorKind::UnexpectedEof => {
                     return Err(self
                         .source
-                        .error(Code::Short, "the connection ended within the answer"))
+                        .error(Code::Unreachable, "the connection ended within the answer"))
                 }
                 Err(error) => return Err(self.source.http_error("read", ureq::Error::from(error))),
             },
@@ -351,9 +351,12 @@ impl Body<'_> {
                 0
             };
             if n == 0 {
-                return Err(self
-                    .source
-                    .error(Code::Short, "fewer bytes than were asked for"));
+                // A file that is short stays so; an answer that is short may have been cut on the way.
+                let code = match self.stream {
+                    Stream::File(_) => Code::Short,
+                    Stream::Http(_) => Code::Unreachable,
+                };
+                return Err(self.source.error(code, "fewer bytes than were asked for"));
             }
             done += n;
         }

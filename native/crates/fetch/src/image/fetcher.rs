@@ -93,6 +93,9 @@ impl Inner {
                     if let Some(job) = state.fill_job(now) {
                         return Some(job);
                     }
+                    if state.fill_after.is_some_and(|at| at < state.keeper_until) {
+                        self.tick.notify_all();
+                    }
                 }
             }
             if state.filling() && state.fillers < FILLERS_MAX && state.retry_at.is_none() {

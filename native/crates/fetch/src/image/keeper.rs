@@ -16,73 +16,91 @@ use std::time::{Duration, Instant};
 const SYNC_DELAY: Duration = Duration::from_millis(250);
 /// Time that `close` gives to the keeper, who may be within fdatasync.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
+/// The page cache forgets the blob when nobody has read it for this long.
+const CACHE_IDLE: Duration = Duration::from_secs(2);
 /// The keeper looks at least this often.
 const KEEPER_WAIT_MAX: Duration = Duration::from_secs(60);
 
+/// What the keeper does next.
+enum Duty {
+    /// Their deadline is over.
+    Late(Vec<Waiter>),
+    /// Stored bytes are to become durable.
+    Sync,
+    /// A fetching thread has something to do.
+    Wake,
+    /// Nobody has read for a while.
+    DropCache,
+}
+
 impl Inner {
     pub(super) fn keeper(self: Arc<Self>) {
+        while let Some(duty) = self.next_duty() {
+            match duty {
+                Duty::Late(waiters) => self.fail_late(waiters),
+                Duty::Sync => self.sync(),
+                Duty::Wake => self.wake(1),
+                Duty::DropCache => self.keep.drop_cache(),
+            }
+        }
+    }
+
+    /// Waits for something to do; None at the end, which is when everything stored is recorded.
+    fn next_duty(&self) -> Option<Duty> {
+        let mut state = lock(&self.state);
         loop {
-            let mut late = Vec::new();
-            let mut sync = false;
-            {
-                let mut state = lock(&self.state);
-                let now = Instant::now();
-                let overdue: Vec<u64> = state
-                    .waiters
-                    .iter()
-                    .filter(|(_, waiter)| waiter.deadline <= now)
-                    .map(|(id, _)| *id)
-                    .collect();
-                late.extend(overdue.iter().filter_map(|id| state.waiters.remove(id)));
-                let sync_at = state.dirty_since.map(|since| since + SYNC_DELAY);
-                if sync_at.is_some_and(|at| at <= now || state.closing) {
-                    sync = true;
-                } else if state.closing {
-                    state.keeper = false;
-                    self.ended.notify_all();
-                    return;
-                }
-                if late.is_empty() && !sync {
-                    if self.verify_due(&state) {
-                        state.verifying = true;
-                        state.demand.push_back(Job::VerifyAll);
-                        drop(state);
-                        self.wake(1);
-                        continue;
-                    }
-                    let fill_at = if state.fill { state.fill_after } else { None };
-                    if fill_at.is_some_and(|at| at <= now) {
-                        state.fill_after = None;
-                        drop(state);
-                        self.wake(1);
-                        continue;
-                    }
-                    let next = state.waiters.values().map(|waiter| waiter.deadline).min();
-                    let next = [next, sync_at, fill_at].into_iter().flatten().min();
-                    let wait =
-                        next.map_or(KEEPER_WAIT_MAX, |next| next.saturating_duration_since(now));
-                    state.keeper_until = now + wait;
-                    drop(
-                        self.tick
-                            .wait_timeout(state, wait)
-                            .unwrap_or_else(PoisonError::into_inner),
-                    );
-                    continue;
-                }
+            let now = Instant::now();
+            let due = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            let late = state.take_late(now);
+            if !late.is_empty() {
+                return Some(Duty::Late(late));
             }
-            for waiter in late {
-                let why = lock(&self.state).last_error.clone();
-                let mut error = Error::new(Code::Deadline, "no source answered in time");
-                if let Some(why) = why {
-                    error.message = format!("{}: {}", error.message, why.message);
-                    error.source = why.source;
-                }
-                let unit = waiter.unit;
-                self.fail_waiters(vec![waiter], &error, unit);
+            let sync_at = state.dirty_since.map(|since| since + SYNC_DELAY);
+            if due(sync_at) || (sync_at.is_some() && state.closing) {
+                return Some(Duty::Sync);
             }
-            if sync {
-                self.sync();
+            if state.closing {
+                state.keeper = false;
+                self.ended.notify_all();
+                return None;
             }
+            if self.verify_due(&state) {
+                state.verifying = true;
+                state.demand.push_back(Job::VerifyAll);
+                return Some(Duty::Wake);
+            }
+            let fill_at = if state.fill { state.fill_after } else { None };
+            if due(fill_at) {
+                state.fill_after = None;
+                return Some(Duty::Wake);
+            }
+            let drop_at = state.read_at.map(|at| at + CACHE_IDLE);
+            if due(drop_at) {
+                state.read_at = None;
+                return Some(Duty::DropCache);
+            }
+            let deadline = state.waiters.values().map(|waiter| waiter.deadline).min();
+            let next = [deadline, sync_at, fill_at, drop_at]
+                .into_iter()
+                .flatten()
+                .min();
+            let wait = next.map_or(KEEPER_WAIT_MAX, |next| next.saturating_duration_since(now));
+            state.keeper_until = now + wait;
+            let waited = self.tick.wait_timeout(state, wait);
+            (state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    fn fail_late(&self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
+            let why = lock(&self.state).last_error.clone();
+            let mut error = Error::new(Code::Deadline, "no source answered in time");
+            if let Some(why) = why {
+                error.message = format!("{}: {}", error.message, why.message);
+                error.source = why.source;
+            }
+            let unit = waiter.unit;
+            self.fail_waiters(vec![waiter], &error, unit);
         }
     }
 

@@ -169,11 +169,6 @@ impl Image {
         Ok(())
     }
 
-    /// Lets the page cache forget a range of the blob that was handed on.
-    pub fn drop_cache(&self, offset: u64, len: u64) {
-        self.inner.keep.drop_cache(offset, len);
-    }
-
     /// Fetches every missing unit in the background, then verifies the whole.
     pub fn fill(&self) -> Result<()> {
         if self.inner.plan.keep_max != 0 && self.inner.plan.keep_max < self.inner.size() {
@@ -292,12 +287,15 @@ impl Inner {
         };
         let _gate = read(&self.gate);
         {
-            let state = lock(&self.state);
+            let mut state = lock(&self.state);
             if spans
                 .iter()
                 .any(|span| state.units[span.unit as usize] < Unit::Ready)
             {
                 return Ok(false);
+            }
+            if state.read_at.replace(Instant::now()).is_none() {
+                self.tick.notify_all();
             }
         }
         let whole = self.keep.copy(&spans, offset, buffer)?;

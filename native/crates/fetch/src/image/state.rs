@@ -80,6 +80,8 @@ pub(super) struct State {
     pub(super) dirty_since: Option<Instant>,
     pub(super) kept_order: VecDeque<Span>,
     pub(super) kept_bytes: u64,
+    /// When the blob was read last, if its pages may still be cached.
+    pub(super) read_at: Option<Instant>,
     pub(super) verifying: bool,
     pub(super) full: bool,
     pub(super) closing: bool,
@@ -114,6 +116,7 @@ impl State {
             dirty_since: None,
             kept_order: VecDeque::new(),
             kept_bytes: 0,
+            read_at: None,
             verifying: false,
             closing: false,
             keeper: true,
@@ -155,6 +158,16 @@ impl State {
             waiter.unit = unit;
         }
         Ok(runs)
+    }
+
+    /// Takes out the waiters whose deadline is over.
+    pub(super) fn take_late(&mut self, now: Instant) -> Vec<Waiter> {
+        let late = |waiter: &Waiter| waiter.deadline <= now;
+        let ids = self.waiters.iter().filter(|(_, waiter)| late(waiter));
+        let ids: Vec<u64> = ids.map(|(id, _)| *id).collect();
+        ids.iter()
+            .filter_map(|id| self.waiters.remove(id))
+            .collect()
     }
 
     /// Ends the flight of a unit that is there; gives the callbacks of those who wait for nothing else.
@@ -233,7 +246,8 @@ impl State {
 
     /// Whether the background filler has something left to do.
     pub(super) fn filling(&self) -> bool {
-        self.fill && !self.full && (self.fill_next as usize) < self.units.len()
+        let left = (self.fill_next as usize) < self.units.len();
+        self.fill && !self.full && left && self.fill_after.is_none()
     }
 
     /// The next run of the background filler, when nobody waits for anything.

@@ -39,8 +39,6 @@ pub trait Content: Send + Sync {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, i32>;
     /// Calls `done` when `read` may succeed, or with what is to be answered instead.
     fn wait(&self, offset: u64, len: usize, done: Box<dyn FnOnce(Outcome) + Send>);
-    /// Takes note that the answer of `len` bytes was given.
-    fn given(&self, _offset: u64, _len: u64) {}
 }
 
 /// How a wait ended.
@@ -429,7 +427,6 @@ impl Device {
             match self.content.read(offset, &mut buffer[..len]) {
                 Ok(true) => {
                     self.reply(unique, 0, &buffer[..len]);
-                    self.content.given(offset, len as u64);
                     Some(())
                 }
                 Ok(false) => None,

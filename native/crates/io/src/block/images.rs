@@ -67,10 +67,6 @@ impl Content for Blob {
             }),
         );
     }
-
-    fn given(&self, offset: u64, len: u64) {
-        self.image.drop_cache(offset, len);
-    }
 }
 
 /// Sends what happens to an image to the subscribers.
