@@ -31,7 +31,7 @@ PYTEST_OPTIONS = [
     *("-o", "python_files=bench_*.py", "-o", "python_functions=bench_*", "-o", "timeout=0"),
     *("-o", "addopts=--strict-config --strict-markers --import-mode=importlib"),
     *("-p", "no:cacheprovider", "-q", "-q", "-s", "--no-header", "--tb=short", "--show-capture=no"),
-    *("--benchmark-enable", "--benchmark-quiet"),
+    *("--benchmark-enable", "--benchmark-quiet", "-W", "ignore::pytest_benchmark.logger.PytestBenchmarkWarning"),
 ]
 
 

@@ -27,6 +27,7 @@ HERE = Path(__file__).resolve().parent
 IMAGE = "bench"
 BASE = Path("/var/tmp")
 COMMAND_TIMEOUT_S = 300
+TERMINATE_TIMEOUT_S = 20
 SMALL_BYTES_MAX = 65_536
 STORE_KINDS = ("pack", "meta", "index", "locator", "manifest")
 
@@ -102,20 +103,26 @@ class Workspace:
         Raises:
             Failed: its status is not 0, or it took too long.
         """
-        try:
-            done = subprocess.run(
-                argv,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                timeout=timeout_s,
-                env=self.environment,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise Failed(f"{' '.join(argv[:3])} did not end within {timeout_s:.0f} s") from error
-        if done.returncode != 0:
-            raise Failed(f"{' '.join(argv[:3])} ended with {done.returncode}: {done.stderr.strip()[-500:]}")
-        return done.stdout
+        with subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            process_group=0,  # of its own, so that Ctrl-C reaches us alone; we end it
+        ) as process:
+            try:
+                out, error_text = process.communicate(timeout=timeout_s)
+            except subprocess.TimeoutExpired as error:
+                _end_group(process)
+                raise Failed(f"{' '.join(argv[:3])} did not end within {timeout_s:.0f} s") from error
+            except BaseException:
+                _end_group(process)
+                raise
+        if process.returncode != 0:
+            raise Failed(f"{' '.join(argv[:3])} ended with {process.returncode}: {error_text.strip()[-500:]}")
+        return out
 
     def on_close(self, closer: Callable[[], None]) -> None:
         """Have `closer` called at the end, last one first."""
@@ -255,6 +262,19 @@ class Workspace:
         """One file system only: whatever should still be mounted in there is not emptied."""
         if self.directory.exists():
             subprocess.run(["rm", "-rf", "--one-file-system", str(self.directory)], check=True)
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End a command that leads a process group, and whatever it started there: it may take away what it made."""
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        try:
+            os.killpg(process.pid, number)
+            process.wait(timeout=TERMINATE_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            continue
+        except ProcessLookupError:
+            break
+        break
 
 
 def hash_of(name: str) -> int:
