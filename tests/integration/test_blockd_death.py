@@ -217,3 +217,38 @@ def test_mount_gone_while_serving(tree: Tree, image: Image) -> None:
     tree.hold.until(lambda: not any(os.readlink(path) == "/dev/fuse" for path in before.iterdir()))
     fd = tree.serve(image)
     assert os.pread(fd, 10, 0) == image.blob[:10]
+
+
+def test_hold_killed_while_somebody_reads(tree: Tree, server: StoreServer, image: Image) -> None:
+    """HOLD-EOF: who reads does not notice the end of hold; blockd ends when nobody can read any more."""
+    fd = tree.serve(image, server.source)
+    assert os.pread(fd, 10, 0) == image.blob[:10]
+    with pidfd(tree.pid()) as blockd, pidfd(tree.hold.service("spawn")["pid"]) as spawn:
+        tree.holding.process.kill()
+        wait_exit(spawn)
+        for unit in range(100, 200):
+            at = image.address(unit)
+            assert os.pread(fd, 4096, at) == image.blob[at : at + 4096]
+        os.close(fd)
+        tree.open_files.clear()
+        wait_exit(blockd)
+    tree.holding.process.wait()
+    assert (tree.directory / "image/presence").read_bytes()[10:12] == b"\0\0", "ended in order"
+
+
+def test_one_hub_that_hangs_stops_no_other_image(tree: Tree, server: StoreServer, image: Image, tmp_path: Path) -> None:
+    other = make_image(tmp_path / "other", mixed_sizes(50))
+    name = "b2" * 32
+    fd = tree.serve(image, server.source, read_deadline_ms=60_000, fetch_timeout_ms=60_000)
+    tree.fuse_open(name)
+    tree.add(other.plan(tree.directory / "image2", image=name))
+    second = tree.file(name)
+    server.gate.clear()
+    waiting = [threading.Thread(target=os.pread, args=(fd, 10, image.address(unit))) for unit in range(0, 400, 8)]
+    for thread in waiting:
+        thread.start()
+    tree.hold.until(lambda: len(server.paths) >= 2)
+    assert b"".join(os.pread(second, 1 << 20, at) for at in range(0, len(other.blob), 1 << 20)) == other.blob
+    server.gate.set()
+    for thread in waiting:
+        thread.join()
