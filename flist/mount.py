@@ -19,7 +19,7 @@ from blake3 import blake3
 
 from flist.extract import extract_image
 from flist.manifest import SignedManifest
-from flist.providers import Choice, Provider, ProviderUnavailable, choose
+from flist.providers import Provider, ProviderUnavailable, choose
 from native.errors import ZosError
 from zos_core.base.errors import PeerGone, RequestTimeout
 from zos_core.base.frame import RemoteError
@@ -192,6 +192,26 @@ class ImageMounts:
             )
         self._sources[digest] = merged
 
+    async def mount_again(self, image: SignedManifest) -> None:
+        """Have spawn make a mount anew that died with its predecessor; what runs from the image does not notice.
+
+        Where layers must be attached (spawn.md, SPAWN-RESTART) spawn moves the mount out of hold's hands into its own
+        namespace: killed just then, it takes the mount with it, and hold is left with an empty name. The FUSE file and
+        blockd stay as they are.
+
+        Raises:
+            MountFailed: the image is not mounted here.
+            ZosError: whatever spawn raises.
+        """
+        digest = image.digest.hex()
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            known = self._mounted.get(digest)
+            if known is None:
+                raise MountFailed("the image is not mounted any more", hint="run it again", image=digest)
+            if known.provider != "extract":
+                await self._fetch_meta(image, self._sources.get(digest, []), self.directory(digest))
+            await self._ask_mount(digest, known.provider)
+
     async def release(self, digest: str) -> None:
         """Give up the mount, its FUSE file and its plan; what was fetched stays."""
         async with self._locks.setdefault(digest, asyncio.Lock()):
@@ -222,14 +242,12 @@ class ImageMounts:
         choice = choose(
             await self.probe(), full=is_full(directory / "presence", root=manifest.index.root), forced=forced
         )
-        relative = f"images/{digest}"
         if choice.provider == "extract":
             await self._extract(image, sources, directory)
-            request = Mount(image=digest, provider="extract", tree=f"{relative}/tree")
         else:
             await self._fetch_meta(image, sources, directory)
-            request = await self._prepare(image, sources, choice, directory)
-        await self._spawn.request("mount_image", request, reply=Mounted, timeout_s=REQUEST_TIMEOUT_S)
+            await self._prepare(image, sources, choice.provider, directory)
+        await self._ask_mount(digest, choice.provider)
         return MountedImage(
             digest=digest,
             provider=choice.provider,
@@ -238,11 +256,21 @@ class ImageMounts:
             units=manifest.index.units,
         )
 
-    async def _prepare(self, image: SignedManifest, sources: list[Source], choice: Choice, directory: Path) -> Mount:
-        """Bring blockd to serve the image (or to fill it, for `full`); returns what spawn is to mount."""
-        digest = image.digest.hex()
+    async def _ask_mount(self, digest: str, provider: Provider) -> None:
         relative = f"images/{digest}"
-        full = choice.provider == "full"
+        request = Mount(
+            image=digest,
+            provider=provider,
+            meta=None if provider == "extract" else f"{relative}/meta.erofs",
+            blob=f"{relative}/blob" if provider == "full" else None,
+            tree=f"{relative}/tree" if provider == "extract" else None,
+        )
+        await self._spawn.request("mount_image", request, reply=Mounted, timeout_s=REQUEST_TIMEOUT_S)
+
+    async def _prepare(self, image: SignedManifest, sources: list[Source], provider: Provider, directory: Path) -> None:
+        """Bring blockd to serve the image, or to fill it for `full`."""
+        digest = image.digest.hex()
+        full = provider == "full"
         plan = self._plan(image, sources, serve=not full)
         if full:
             if not is_full(directory / "presence", root=image.manifest.index.root):
@@ -251,10 +279,9 @@ class ImageMounts:
                 await self._blockd.request(
                     "remove", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
                 )
-            return Mount(image=digest, provider="full", meta=f"{relative}/meta.erofs", blob=f"{relative}/blob")
+            return
         await self._spawn.request("fuse_open", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
-        return Mount(image=digest, provider=choice.provider, meta=f"{relative}/meta.erofs")
 
     def _plan(self, image: SignedManifest, sources: list[Source], *, serve: bool) -> Plan:
         index = image.manifest.index

@@ -373,7 +373,7 @@ class Lifecycle:
             cgroup=str(cgroup.path),
         )
         await self._make_layers(name)
-        pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name)
+        pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name, image=image)
         await self._attach_log(name)
         return await self._save(state, status="running", pid=pid, started_ns=self._clock_ns())
 
@@ -423,10 +423,12 @@ class Lifecycle:
 
         await asyncio.to_thread(make)
 
-    async def _spawn_process(self, operation: str, body: Launch | Exec, command: str, name: str) -> int:
+    async def _spawn_process(
+        self, operation: str, body: Launch | Exec, command: str, name: str, *, image: SignedManifest | None = None
+    ) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            return await self._to_its_end(self._launch_once(operation, body))
+            return await self._to_its_end(self._launch_once(operation, body, image))
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
                 raise CommandNotFound(
@@ -446,8 +448,11 @@ class Lifecycle:
                 errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
             ) from error
 
-    async def _launch_once(self, operation: str, body: Launch | Exec) -> int:
-        """The pid of a new process; it is made once, though spawn may die while it is asked."""
+    async def _launch_once(self, operation: str, body: Launch | Exec, image: SignedManifest | None) -> int:
+        """The pid of a new process; it is made once, though spawn may die while it is asked.
+
+        A mount of `image` that a spawn took with it when it died is made anew.
+        """
         for _ in range(SPAWN_TRIES_MAX):
             try:
                 launched, descriptors = await self._programs.spawn.request(
@@ -458,6 +463,10 @@ class Lifecycle:
                 pid = alive.get((body.name, body.generation), ended.get((body.name, body.generation)))
                 if pid is not None:
                     return pid
+            except RemoteError as error:
+                if error.remote_code != "spawn.image-not-mounted" or image is None:
+                    raise
+                await self._images.mount_again(image)
             else:
                 with _closing(descriptors):
                     return launched.pid
