@@ -179,7 +179,7 @@ class Demo:
         self.step("running python3, which imports numpy, while its image is fetched")
         before = self._sent(hub)
         begun_s = time.monotonic()
-        command = ["run", "--name", "python", "--rm", "--memory", "256M", "--cpus", "0.5", *self._image_arguments(hub)]
+        command = ["run", "--name", "python", "--memory", "256M", "--cpus", "0.5", *self._image_arguments(hub)]
         process = subprocess.Popen(
             self._command(*command, "--", "python3", "-c", NUMPY), stdout=subprocess.PIPE, text=True
         )
@@ -190,10 +190,11 @@ class Demo:
             at_start = self._sent(hub)
             if first != "started":
                 raise DemoFailed(f"the python container said {first!r}, not 'started'")
-            state = json.loads(self._zos("inspect", "python", "--json"))
             output = [line.rstrip("\n") for line in process.stdout]
             if process.wait() != 0:
                 raise DemoFailed(f"the python container ended with {process.returncode}")
+        state = json.loads(self._zos("inspect", "python", "--json"))
+        self._zos("rm", "python")
         after = self._sent(hub)
         for line in output:
             self.console.print(f"  [dim]{line}[/dim]")
