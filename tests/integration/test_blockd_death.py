@@ -8,6 +8,7 @@ import random
 import signal
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -60,15 +61,16 @@ def test_killed_under_readers(tree: Tree, server: StoreServer, image: Image) -> 
     readers = [threading.Thread(target=read, args=(seed,)) for seed in range(READERS)]
     for reader in readers:
         reader.start()
-    killed = 0
+    killed, last = 0, 0
     while killed < KILLS and any(reader.is_alive() for reader in readers):
         service = tree.hold.service("blockd")
-        if service["state"] == "ready" and service["pid"] is not None:
+        if service["state"] == "ready" and service["pid"] not in (None, last):
+            last = service["pid"]
             wait_requests(tree, server, 3, finished)
             if finished.n_waiting == READERS:
                 break
-            with pidfd(service["pid"]) as ended:
-                os.kill(service["pid"], signal.SIGKILL)
+            with pidfd(last) as ended:
+                os.kill(last, signal.SIGKILL)
                 wait_exit(ended)
             killed += 1
     finished.wait()
@@ -206,6 +208,15 @@ def test_refuse_answers_eio(start_hold: Starter, tmp_path: Path, image: Image, s
         assert tree.hold.names("plan/") == [f"plan/{IMAGE}"]
 
 
+def open_paths(pid: int) -> list[str]:
+    """What the descriptors of a process point to; some may be closed meanwhile."""
+    paths = []
+    for link in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(FileNotFoundError):
+            paths.append(os.readlink(link))
+    return paths
+
+
 def test_mount_gone_while_serving(tree: Tree, image: Image) -> None:
     """The device of a file system that is gone is let go, and the image can be served anew."""
     fd = tree.serve(image)
@@ -213,10 +224,20 @@ def test_mount_gone_while_serving(tree: Tree, image: Image) -> None:
     os.close(fd)
     tree.open_files.clear()
     tree.spawn.ask("forget_image", image=IMAGE)
-    before = Path(f"/proc/{tree.pid()}/fd")
-    tree.hold.until(lambda: not any(os.readlink(path) == "/dev/fuse" for path in before.iterdir()))
+    pid = tree.pid()
+    tree.hold.until(lambda: "/dev/fuse" not in open_paths(pid))
     fd = tree.serve(image)
     assert os.pread(fd, 10, 0) == image.blob[:10]
+
+
+def test_mount_made_anew_at_once(tree: Tree, image: Image) -> None:
+    """A new device is served although the end of the old one may not have been heard of."""
+    for _ in range(5):
+        fd = tree.serve(image)
+        assert os.pread(fd, 10, 0) == image.blob[:10]
+        os.close(fd)
+        tree.open_files.clear()
+        tree.spawn.ask("forget_image", image=IMAGE)
 
 
 def test_hold_killed_while_somebody_reads(tree: Tree, server: StoreServer, image: Image) -> None:

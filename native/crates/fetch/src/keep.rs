@@ -203,8 +203,17 @@ impl Keep {
     pub fn discard(&self, spans: &[Span], free: bool) -> Result<()> {
         match self {
             Keep::Disk(disk) => {
+                if spans.is_empty() {
+                    return Ok(());
+                }
                 let units: Vec<u32> = spans.iter().map(|span| span.unit).collect();
-                lock(&disk.presence).write(&units, false)?;
+                {
+                    let mut presence = lock(&disk.presence);
+                    if presence.kept() == Kept::Full {
+                        presence.set_kept(Kept::InUse)?;
+                    }
+                    presence.write(&units, false)?;
+                }
                 if free {
                     let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
                     for span in spans {

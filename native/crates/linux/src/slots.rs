@@ -62,7 +62,7 @@ impl Slots {
                 std::ptr::null_mut(),
                 SIZE,
                 libc::PROT_READ | libc::PROT_WRITE,
-                libc::MAP_SHARED,
+                libc::MAP_SHARED | libc::MAP_POPULATE,
                 memfd.as_raw_fd(),
                 0,
             )
@@ -70,6 +70,9 @@ impl Slots {
         if base == libc::MAP_FAILED {
             return Err(io::Error::last_os_error());
         }
+        // A page that is not there when SIGKILL comes would break the kernel's copy off, and the reader would hear EIO.
+        // SAFETY: the range that was just mapped. A refusal (RLIMIT_MEMLOCK) leaves that small chance.
+        unsafe { libc::mlock(base, SIZE) };
         let base = NonNull::new(base.cast()).ok_or_else(|| invalid("mapped at zero"))?;
         let slots = Slots { base };
         let mut magic = [0; 8];

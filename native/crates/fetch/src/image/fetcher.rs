@@ -8,7 +8,6 @@ use crate::keep::Span;
 use crate::layout::{Hash, Page, PAGE_UNITS};
 use crate::locate::Supplier;
 use crate::plan::UnitFailure;
-use crate::presence::Kept;
 use crate::sync::{lock, read};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
@@ -219,9 +218,6 @@ impl Inner {
         drop(state);
         let _gate = read(&self.gate);
         self.open_still()?;
-        if self.keep.kept() == Kept::Full {
-            self.keep.set_kept(Kept::InUse)?;
-        }
         self.keep.discard(&[*span], false)?;
         Ok(false)
     }

@@ -96,7 +96,7 @@ impl Image {
             })
             .collect();
         let state = State::new(units, keep.kept() == Kept::Full);
-        if keep.kept() == Kept::Clean {
+        if keep.kept() != Kept::InUse && !state.full {
             keep.set_kept(Kept::InUse)?;
         }
         let inner = Arc::new(Inner {

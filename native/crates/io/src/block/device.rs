@@ -19,6 +19,8 @@ use std::time::Duration;
 
 /// Threads that read requests and answer what is present.
 const WORKERS_MAX: usize = 8;
+/// Pause after an error of /dev/fuse that should not be.
+const TROUBLE_PAUSE: Duration = Duration::from_millis(100);
 /// How often it is looked whether the reader of an interrupted request is being killed.
 const KILL_POLL: Duration = Duration::from_millis(50);
 
@@ -212,11 +214,16 @@ impl Pool {
                 match Errno::from_io_error(&error) {
                     // ENOENT: the request was withdrawn meanwhile.
                     Some(Errno::AGAIN | Errno::INTR | Errno::NOENT) => self.poll(device),
-                    // ENODEV: no mount is left.
-                    _ => {
+                    // No mount is left.
+                    Some(Errno::NODEV) => {
                         if self.stop(device.key).is_some() {
                             (self.ended)(device.key);
                         }
+                    }
+                    _ => {
+                        eprintln!("read of /dev/fuse: {error}");
+                        std::thread::sleep(TROUBLE_PAUSE);
+                        self.poll(device);
                     }
                 }
             }

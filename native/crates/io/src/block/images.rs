@@ -1,12 +1,12 @@
 //! The images that are served: a plan each, its fetcher, and its device if it has one.
 
-use super::device::{libc_errno, lock, Content, Outcome, Pool};
+use super::content::{Blob, Reporter};
+use super::device::{lock, Content, Pool};
 use super::events::Events;
-use super::plan::{self, Added, Full, Plan, SourceError, Status, UnitError};
-use fetch::{Code, Image, Observer};
+use super::plan::{self, Added, Plan, Status};
+use fetch::Image;
 use linux::slots::Slots;
 use std::collections::HashMap;
-use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -14,8 +14,6 @@ use wire::{HoldClient, WireError};
 
 /// Images of one blockd: each takes a few threads and descriptors.
 const IMAGES_MAX: usize = 512;
-/// The largest plan in hold.
-const PLAN_MAX: u64 = 1 << 20;
 /// Time that `remove` gives to requests in flight.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// Pause between attempts to take up an image again.
@@ -25,104 +23,15 @@ const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 struct Served {
     plan: Plan,
     content: Arc<Blob>,
-    device: Option<u64>,
+    device: Option<Serving>,
 }
 
-/// A blob as the content of a device.
-struct Blob {
-    image: Image,
-    read_deadline_ms: AtomicU32,
-    /// Readers get EIO instead of being left to a successor.
-    removed: Arc<AtomicBool>,
-}
-
-impl Content for Blob {
-    fn size(&self) -> u64 {
-        self.image.size()
-    }
-
-    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, i32> {
-        self.image.read_present(offset, buffer).map_err(|error| {
-            eprintln!("read of {} bytes at {offset}: {error}", buffer.len());
-            libc_errno::EIO
-        })
-    }
-
-    fn wait(&self, offset: u64, len: usize, done: Box<dyn FnOnce(Outcome) + Send>) {
-        let time = Duration::from_millis(self.read_deadline_ms.load(Ordering::Relaxed).into());
-        let deadline = Instant::now() + time;
-        let removed = self.removed.clone();
-        self.image.request(
-            offset,
-            len,
-            deadline,
-            Box::new(move |outcome| {
-                done(match outcome {
-                    Ok(()) => Outcome::Ready,
-                    Err(error) if error.code == Code::Closed && !removed.load(Ordering::SeqCst) => {
-                        Outcome::Leave
-                    }
-                    Err(_) => Outcome::Failed(libc_errno::EIO),
-                })
-            }),
-        );
-    }
-}
-
-/// Sends what happens to an image to the subscribers.
-struct Reporter {
-    image: String,
-    events: Arc<Events>,
-    quiet: Mutex<HashMap<(String, Code), Instant>>,
-}
-
-/// The same failure of the same source is told at most this often.
-const SOURCE_ERROR_PAUSE: Duration = Duration::from_secs(1);
-
-impl Observer for Reporter {
-    fn unit_failed(&self, failure: &fetch::UnitFailure) {
-        let event = UnitError {
-            image: self.image.clone(),
-            unit: failure.unit,
-            address: failure.address,
-            code: failure.error.code.as_str().into(),
-            message: failure.error.message.clone(),
-            source: failure.error.source.clone(),
-        };
-        eprintln!(
-            "image {}: unit {:?} at {}: {} ({}) {}",
-            self.image, event.unit, event.address, event.message, event.source, event.code
-        );
-        self.events.send("unit_error", &event);
-    }
-
-    fn source_failed(&self, error: &fetch::Error) {
-        let now = Instant::now();
-        {
-            let mut quiet = lock(&self.quiet);
-            quiet.retain(|_, until| *until > now);
-            if quiet.contains_key(&(error.source.clone(), error.code)) {
-                return;
-            }
-            quiet.insert((error.source.clone(), error.code), now + SOURCE_ERROR_PAUSE);
-        }
-        let event = SourceError {
-            image: self.image.clone(),
-            source: error.source.clone(),
-            code: error.code.as_str().into(),
-            message: error.message.clone(),
-        };
-        eprintln!(
-            "image {}: source {}: {} {}",
-            self.image, event.source, event.message, event.code
-        );
-        self.events.send("source_error", &event);
-    }
-
-    fn full(&self) {
-        let image = self.image.clone();
-        self.events.send("full", &Full { image });
-    }
+/// The device of an image.
+struct Serving {
+    /// In the pool.
+    key: u64,
+    /// Inode of the slots, which are made anew with each device.
+    slots: u64,
 }
 
 type Place = Arc<Mutex<Option<Served>>>;
@@ -183,21 +92,8 @@ impl Images {
     }
 
     fn kept_plan(&self, name: &str) -> Result<Plan, wire::Error> {
-        let memfd = lock(&self.hold).get_one(name)?.ok_or(wire::Error::Closed)?;
-        let mut bytes = Vec::new();
-        let mut at = 0;
-        let file = File::from(memfd);
-        let size = file.metadata()?.len().min(PLAN_MAX);
-        while at < size {
-            let mut chunk = [0; 4096];
-            let n = std::os::unix::fs::FileExt::read_at(&file, &mut chunk, at)?;
-            if n == 0 {
-                break;
-            }
-            at += n as u64;
-            bytes.extend_from_slice(&chunk[..n]);
-        }
-        wire::decode(&bytes)
+        let memfd = lock(&self.hold).get_one(name)?;
+        Plan::from_memfd(memfd.ok_or(wire::Error::Closed)?)
     }
 
     /// `add`.
@@ -267,11 +163,7 @@ impl Images {
                 served
             }
             None => {
-                let reporter = Reporter {
-                    image: plan.image.clone(),
-                    events: self.events.clone(),
-                    quiet: Mutex::new(HashMap::new()),
-                };
+                let reporter = Reporter::new(plan.image.clone(), self.events.clone());
                 let image = Image::open(wanted, Arc::new(reporter))
                     .map_err(|error| plan::wire_error(&error))?;
                 Served {
@@ -291,7 +183,7 @@ impl Images {
             .store(plan.read_deadline_ms, Ordering::Relaxed);
         served.plan = plan.clone();
         let status = served.content.image.status();
-        let outcome = if plan.serve && served.device.is_none() {
+        let outcome = if plan.serve {
             self.serve(&mut served)
         } else {
             Ok(())
@@ -322,9 +214,22 @@ impl Images {
         let bad = |step: &'static str| {
             move |error: std::io::Error| WireError::step("blockd.no-device", step, &error)
         };
+        let inode = rustix::fs::fstat(&slots)
+            .map_err(|error| bad("slots")(error.into()))?
+            .st_ino;
+        match served.device.take() {
+            Some(device) if device.slots == inode => {
+                served.device = Some(device);
+                return Ok(());
+            }
+            // The mount was forgotten and made anew, before the end of the old one was heard of.
+            Some(device) => drop(self.pool.stop(device.key)),
+            None => {}
+        }
         let slots = Slots::map(slots).map_err(bad("slots"))?;
         let content: Arc<dyn Content> = served.content.clone();
-        served.device = Some(self.pool.add(fuse, slots, content).map_err(bad("device"))?);
+        let key = self.pool.add(fuse, slots, content).map_err(bad("device"))?;
+        served.device = Some(Serving { key, slots: inode });
         Ok(())
     }
 
@@ -379,7 +284,7 @@ impl Images {
         if let Some(place) = place {
             let mut place = lock(&place);
             if let Some(served) = place.take() {
-                let device = served.device.and_then(|key| self.pool.stop(key));
+                let device = served.device.and_then(|device| self.pool.stop(device.key));
                 if let Some(device) = device {
                     device.wait_idle(REMOVE_TIMEOUT);
                 }
@@ -407,7 +312,12 @@ impl Images {
         let places: Vec<Place> = lock(&self.places).values().cloned().collect();
         for place in places {
             let mut place = lock(&place);
-            if let Some(served) = place.as_mut().filter(|served| served.device == Some(key)) {
+            if let Some(served) = place.as_mut().filter(|served| {
+                served
+                    .device
+                    .as_ref()
+                    .is_some_and(|device| device.key == key)
+            }) {
                 served.device = None;
             }
         }
@@ -433,7 +343,8 @@ impl Images {
         for (name, place) in places {
             let served = lock(&place).take();
             if let Some(served) = served {
-                let device = served.device.and_then(|key| self.pool.stop(key));
+                let device = served.device.as_ref();
+                let device = device.and_then(|device| self.pool.stop(device.key));
                 stopped.push((name, served, device));
             }
         }

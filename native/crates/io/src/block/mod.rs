@@ -1,5 +1,6 @@
 //! `zos-io block`: serves the blobs of images over FUSE, fetching and verifying what is missing (docs/spec/blockd.md).
 
+mod content;
 mod control;
 pub mod device;
 mod events;

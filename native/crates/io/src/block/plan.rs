@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use serde_bytes::ByteBuf;
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::time::Duration;
 use wire::WireError;
@@ -166,6 +169,8 @@ pub struct Full {
 pub const BAD_PLAN: &str = "blockd.bad-plan";
 /// The longest time that a plan may name: an hour.
 const TIME_MAX_MS: u32 = 3_600_000;
+/// The largest plan in hold.
+const PLAN_MAX: u64 = 1 << 20;
 /// Sources of one plan.
 const SOURCES_MAX: usize = 16;
 
@@ -187,6 +192,18 @@ pub fn hash(bytes: &[u8]) -> Result<[u8; 32], WireError> {
 }
 
 impl Plan {
+    /// A plan as hold keeps it: a sealed memfd with a map. Its offset is shared with others, so it is not used.
+    pub fn from_memfd(memfd: OwnedFd) -> Result<Self, wire::Error> {
+        let file = File::from(memfd);
+        let size = file.metadata()?.len();
+        if size > PLAN_MAX {
+            return Err(wire::Error::Decode("the plan is too long".into()));
+        }
+        let mut bytes = vec![0; size as usize];
+        file.read_exact_at(&mut bytes, 0)?;
+        wire::decode(&bytes)
+    }
+
     /// The same for the fetcher, checked.
     pub fn to_fetch(&self) -> Result<fetch::Plan, WireError> {
         let bad = |what: &str| Err(WireError::new(BAD_PLAN, what));

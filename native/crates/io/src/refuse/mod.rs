@@ -6,9 +6,8 @@ use crate::block::Plan;
 use linux::signal::{self, SIGINT, SIGTERM};
 use linux::slots::Slots;
 use rustix::event::{poll, PollFd, PollFlags};
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::ffi::OsString;
-use std::fs::File;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -60,9 +59,12 @@ impl Content for Refusing {
 fn run() -> Result<(), wire::Error> {
     let mut hold = HoldClient::inherited()?;
     let signals = signal::signalfd(&[SIGTERM, SIGINT])?;
-    let pool = Pool::start(Box::new(|_| {}))?;
-    let mut served = HashSet::new();
-    look(&mut hold, &pool, &mut served)?;
+    let ended: Arc<Mutex<Vec<u64>>> = Arc::default();
+    let hear = ended.clone();
+    let pool = Pool::start(Box::new(move |key| lock(&hear).push(key)))?;
+    // Images and the keys of their devices.
+    let mut served = HashMap::new();
+    look(&mut hold, &pool, &mut served, &ended)?;
     let listener = hold.get_one("listen/blockd")?;
     hold.ready()?;
     let connections = Arc::new(Mutex::new(0));
@@ -87,7 +89,7 @@ fn run() -> Result<(), wire::Error> {
                 refuse(channel, &connections);
             }
         }
-        look(&mut hold, &pool, &mut served)?;
+        look(&mut hold, &pool, &mut served, &ended)?;
     }
 }
 
@@ -95,11 +97,14 @@ fn run() -> Result<(), wire::Error> {
 fn look(
     hold: &mut HoldClient,
     pool: &Arc<Pool>,
-    served: &mut HashSet<String>,
+    served: &mut HashMap<String, u64>,
+    ended: &Mutex<Vec<u64>>,
 ) -> Result<(), wire::Error> {
+    let gone = std::mem::take(&mut *lock(ended));
+    served.retain(|_, key| !gone.contains(key));
     for name in hold.list("fuse/")? {
         let image = name["fuse/".len()..].to_owned();
-        if served.contains(&image) {
+        if served.contains_key(&image) {
             continue;
         }
         let size = size(hold, &image);
@@ -111,8 +116,8 @@ fn look(
         let added =
             Slots::map(slots).and_then(|slots| pool.add(fuse, slots, Arc::new(Refusing { size })));
         match added {
-            Ok(_) => {
-                served.insert(image);
+            Ok(key) => {
+                served.insert(image, key);
             }
             Err(error) => eprintln!("image {image}: {error}"),
         }
@@ -123,17 +128,10 @@ fn look(
 /// The blob's size as the plan says; an image without a plan has been read by nobody.
 fn size(hold: &mut HoldClient, image: &str) -> u64 {
     let plan = hold.get_one(&format!("plan/{image}")).ok().flatten();
-    let plan = plan.and_then(|memfd| read(&File::from(memfd)).ok());
-    let plan = plan.and_then(|bytes| wire::decode::<Plan>(&bytes).ok());
+    let plan = plan.and_then(|memfd| Plan::from_memfd(memfd).ok());
     plan.map_or(0, |plan| {
         u64::from(plan.index.blocks) * fetch::layout::BLOCK
     })
-}
-
-fn read(file: &File) -> std::io::Result<Vec<u8>> {
-    let mut bytes = vec![0; file.metadata()?.len().min(1 << 20) as usize];
-    std::os::unix::fs::FileExt::read_exact_at(file, &mut bytes, 0)?;
-    Ok(bytes)
 }
 
 /// Answers every request of a connection with the reason.
