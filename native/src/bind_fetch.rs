@@ -2,6 +2,7 @@
 //!
 //! Whatever waits does so without the interpreter and looks for signals in between, so that Ctrl-C is heard.
 
+use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
@@ -15,6 +16,8 @@ use pyo3::types::{PyBytes, PyDict, PyType};
 
 /// How often a wait looks for signals.
 const SIGNAL_PERIOD: Duration = Duration::from_millis(50);
+/// Parts of a long read that are under way at once.
+const PARTS_AHEAD: usize = 4;
 /// The longest time that can be asked for.
 const TIME_MAX: Duration = Duration::from_secs(24 * 3600);
 
@@ -145,22 +148,36 @@ impl ImageReader {
     ) -> PyResult<Bound<'py, PyBytes>> {
         let deadline = Instant::now() + time(timeout_s)?;
         let size = self.image.size();
-        let end = address.checked_add(length as u64);
-        if end.is_none_or(|end| end > size) {
+        let Some(end) = address
+            .checked_add(length as u64)
+            .filter(|end| *end <= size)
+        else {
             let message = format!("no {length} bytes at {address} of a blob of {size}");
             return Err(PyValueError::new_err(message));
-        }
+        };
         let mut bytes = vec![0; length];
+        // Several parts are under way at once, so that a long read is bound by the link and not by its delay.
+        let mut ahead = VecDeque::new();
+        let mut next = address;
         let mut at = address;
         for part in bytes.chunks_mut(READ_MAX) {
+            while next < end && ahead.len() < PARTS_AHEAD {
+                let length = (end - next).min(READ_MAX as u64) as usize;
+                ahead.push_back(py.detach(|| self.image.request_channel(next, length, deadline)));
+                next += length as u64;
+            }
+            let mut waiting = ahead.pop_front();
             loop {
+                if let Some(receive) = waiting.take() {
+                    wait(py, receive)?;
+                }
                 let present = py.detach(|| self.image.read_present(at, part));
                 if present.map_err(|error| raise(py, error))? {
                     break;
                 }
+                // It was given up again for the limit of what is kept.
                 let length = part.len();
-                let receive = py.detach(|| self.image.request_channel(at, length, deadline));
-                wait(py, receive)?;
+                waiting = Some(py.detach(|| self.image.request_channel(at, length, deadline)));
             }
             at += part.len() as u64;
         }
