@@ -132,7 +132,7 @@ impl Keep {
                 disk.blob
                     .read_exact_at(buffer, offset)
                     .map_err(|error| Error::local("blob file: read", error))?;
-                // Nobody hashed the padding, so nobody sees what the disk says of it.
+                // Nobody hashed the padding, so nobody sees what the disk says of it (BLOCKD-READ-1).
                 for span in spans {
                     let (from, to) = clip(
                         span.address + u64::from(span.len),

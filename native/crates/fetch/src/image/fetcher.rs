@@ -200,7 +200,7 @@ impl Inner {
         self.unit_failed(unit, failed.0, failed.1, fill);
     }
 
-    /// Verifies a unit that an earlier process kept; false if it must be fetched.
+    /// Verifies a unit that an earlier process kept; false if it must be fetched (BLOCKD-KEEP-2).
     pub(super) fn recall(&self, span: &Span, hash: &Hash) -> Result<bool> {
         if lock(&self.state).units[span.unit as usize] != Unit::Kept {
             return Ok(false);

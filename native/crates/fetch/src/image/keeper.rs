@@ -115,7 +115,7 @@ impl Inner {
             && state.last_error.is_none()
     }
 
-    /// Hashes the whole blob, and says so when every unit is right.
+    /// Hashes the whole blob, and says so when every unit is right (BLOCKD-KEEP-3).
     pub(super) fn verify_all(&self) {
         let outcome = self.wrong_units();
         let gate = write(&self.gate);
@@ -193,7 +193,7 @@ impl Inner {
         Ok(wrong)
     }
 
-    /// Makes what was stored durable, then records it.
+    /// Makes what was stored durable, then records it (BLOCKD-KEEP-1).
     pub(super) fn sync(&self) {
         let dirty = {
             let mut state = lock(&self.state);

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 impl Inner {
-    /// One range request: `unit` first, then neighbours that lie behind it in the same pack.
+    /// One range request: `unit` first, then neighbours that lie behind it in the same pack (BLOCKD-READ-6).
     #[allow(clippy::too_many_arguments)]
     pub(super) fn fetch_batch(
         self: &Arc<Self>,
@@ -200,7 +200,7 @@ impl Inner {
         state.land(span.unit)
     }
 
-    /// Keeps within the limit: what was stored first goes first.
+    /// Keeps within the limit: what was stored first goes first (BLOCKD-KEEP-4).
     pub(super) fn evict(&self) {
         let over = |state: &State| self.plan.keep_max != 0 && state.kept_bytes > self.plan.keep_max;
         if !over(&lock(&self.state)) {

@@ -358,7 +358,7 @@ impl Pool {
     }
 
     /// The kernel says that the reader of `unique` got a signal. Most signals do not end a read of a regular file, and
-    /// an answer would reach the program as EIO or SIGBUS; only a reader that is being killed is let go.
+    /// an answer would reach the program as EIO or SIGBUS; only a reader that is being killed is let go (BLOCKD-READ-5).
     fn interrupt(&self, device: &Device, unique: u64) {
         if let Some(pending) = lock(&device.pending).get_mut(&unique) {
             pending.interrupted = true;

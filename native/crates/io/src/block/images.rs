@@ -63,7 +63,7 @@ impl Images {
         lock(&self.hold).ready()
     }
 
-    /// Takes up what a predecessor served: every plan that hold keeps.
+    /// Takes up what a predecessor served: every plan that hold keeps (BLOCKD-LIFE-1).
     pub fn restore(self: &Arc<Self>) -> Result<(), wire::Error> {
         let names = lock(&self.hold).list("plan/")?;
         for name in names {

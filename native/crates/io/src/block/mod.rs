@@ -76,7 +76,8 @@ fn run() -> Result<(), wire::Error> {
     Ok(())
 }
 
-/// Returns on SIGTERM, or when hold has gone and nobody reads any more: containers do not notice the end of hold.
+/// Returns on SIGTERM, or when hold has gone and nobody reads any more: containers do not notice the end of
+/// hold (BLOCKD-LIFE-2, BLOCKD-LIFE-3).
 fn wait_for_end(signals: &OwnedFd, life: &OwnedFd, images: &Images) -> Result<(), wire::Error> {
     let mut orphan = false;
     loop {
