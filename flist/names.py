@@ -21,7 +21,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from flist.errors import ManifestInvalid
-from flist.manifest import NAME_PATTERN, SignedManifest
+from flist.manifest import NAME_PATTERN, Manifest, SignedManifest
 from flist.sign import NAME_CONTEXT, TRUST_HINT, SignatureInvalid, UntrustedPublisher, verify_manifest
 from flist.store import ObjectMissing, Store
 from native.errors import ZosError
@@ -37,6 +37,7 @@ __all__ = [
     "NameRecord",
     "NameUnknown",
     "Trusted",
+    "check_expiry",
     "fetch_manifest",
     "is_file",
     "parse_record",
@@ -233,9 +234,18 @@ async def resolve(store: Store, name: ImageName, *, trusted: Trusted, now_s: int
     if revision is not None and manifest.revision != revision:
         raise ManifestInvalid(f"{name} is revision {revision} by its name and {manifest.revision} by its manifest")
     verify_manifest(signed, trusted=trusted)
-    if manifest.expires_s is not None and now_s >= manifest.expires_s:
-        raise ImageExpired(f"{name} has expired", hint="build it again", expires_s=manifest.expires_s)
+    check_expiry(manifest, now_s=now_s)
     return signed
+
+
+def check_expiry(manifest: Manifest, *, now_s: int) -> None:
+    """Refuse an image whose time is over.
+
+    Raises:
+        ImageExpired: it must not be started any more (FLIST-MAN-2, `expires_s`).
+    """
+    if manifest.expires_s is not None and now_s >= manifest.expires_s:
+        raise ImageExpired(f"{manifest.name} has expired", hint="build it again", expires_s=manifest.expires_s)
 
 
 async def fetch_manifest(store: Store, digest: bytes) -> SignedManifest:

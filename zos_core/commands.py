@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 import secrets
 import shutil
 import sys
@@ -28,6 +29,7 @@ from zos_core.base.tree import (
     Listener,
     ServiceSpec,
     Table,
+    TreeFailed,
     blockd_service,
     end_tree,
     is_running,
@@ -90,6 +92,12 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
                 await _start(instance)
             async with Client(instance.api_socket) as client:
                 info = await call_again(client, NODE, known=True)
+        except (Unreachable, RequestTimeout) as error:
+            if began:
+                await end_tree(instance)
+            raise TreeFailed(
+                f"the supervisor does not answer: {error}", hint=f"see {instance.log_dir}/supervisor.log"
+            ) from error
         except BaseException:
             if began and is_running(instance):
                 await asyncio.shield(end_tree(instance))
@@ -209,7 +217,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
     """Create and start a container; in the foreground follow it to its end."""
     if not arguments.command:
         raise UsageError("no command was given", hint="put it after --, as in: zos run IMAGE -- CMD ARG...")
-    name = arguments.name or _make_name(arguments.image)
+    name = _make_name(arguments.image) if arguments.name is None else arguments.name
     request = RunRequest(
         request_id=secrets.token_hex(16),
         name=name,
@@ -252,6 +260,8 @@ def _image_request(arguments: argparse.Namespace) -> ImageRequest:
 
     store = arguments.store or str(default_store())
     if not store.startswith(("http://", "https://")):
+        if re.match(r"[a-z0-9+]+://", store):
+            raise UsageError(f"{store!r} is no store", hint="give a directory, or a URL with http or https")
         store = str(Path(store).absolute())
     keyring = Keyring.of()
     trusted = [

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from pathlib import Path
+
+from zos_core.network.plan import tag_of
 
 __all__ = ["Snapshot", "snapshot"]
 
@@ -63,6 +66,16 @@ class Snapshot:
             lines += [f"{sign}{field.name}: {name}" for sign, name in changed if all_count or instance in name]
         return lines
 
+    def of(self, instance: str) -> list[str]:
+        """What of it is an instance's, a line each; what only its neighbours on this machine have is not."""
+        marks = (instance, f"z{tag_of(instance)}-")
+        return [
+            f"{field.name}: {name}"
+            for field in fields(self)
+            for name in sorted(getattr(self, field.name))
+            if any(mark in name for mark in marks)
+        ]
+
 
 def snapshot(*, exclude_pids: frozenset[int] = frozenset()) -> Snapshot:
     """Look at the machine. Kernel threads, this process and `exclude_pids` are not counted.
@@ -108,12 +121,14 @@ def _process(pid: int) -> str:
 
 
 def _instance(pid: int) -> str:
-    """The instance a process belongs to, as hold tells its services and spawn's clones keep it."""
+    """The instance a process belongs to: as hold tells its services, or, of a container, by its control group."""
     try:
         variables = Path(f"/proc/{pid}/environ").read_bytes().split(b"\0")
+        group = Path(f"/proc/{pid}/cgroup").read_text()
     except OSError:
         return ""
     found = [each.partition(b"=")[2].decode() for each in variables if each.startswith(b"ZOS_INSTANCE=")]
+    found += re.findall(r"/zos/([^/\n]+)/", group)
     return f"[{found[0]}] " if found else ""
 
 

@@ -19,9 +19,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from tests.e2e.machine import snapshot
 from tests.hold_tool import HoldTool
 from tests.integration.spawn_kit import make_tree
 from zos_core.base.paths import Instance
+from zos_core.base.verbs import main as verbs_main
 
 ZOS = Path(sys.executable).parent / "zos"
 TIMEOUT_S = 90
@@ -43,6 +47,19 @@ class Done:
     def json(self) -> Any:
         """The first value that `--json` printed."""
         return json.loads(self.out.splitlines()[0])
+
+
+def problem(done: Done) -> Any:
+    """The error that a command with --json printed: code, message, hint, exit_status, context."""
+    return json.loads(done.out.splitlines()[-1])["error"]
+
+
+def zos_here(capture: pytest.CaptureFixture[str], *arguments: str) -> Done:
+    """Run the command in this very process, which saves its start; for what is refused before anything else is done."""
+    capture.readouterr()
+    status = verbs_main(list(arguments))
+    seen = capture.readouterr()
+    return Done(status, seen.out, seen.err)
 
 
 def zos(*arguments: str, timeout_s: float = TIMEOUT_S, env: dict[str, str] | None = None) -> Done:
@@ -258,6 +275,21 @@ class Node:
         done = self.zos("ps", "--json")
         assert done.status == 0, done.err
         return [json.loads(line)["name"] for line in done.out.splitlines()]
+
+    def footprint(self) -> list[str]:
+        """Everything that it has on this machine, its caches (images, the services' own logs) left out."""
+        state = Instance(self.instance).state_dir
+        files = [str(path.relative_to(state)) for path in state.rglob("*")] if state.exists() else []
+        lines = [f"state: {name}" for name in files if name.split("/")[0] not in ("images", "log")]
+        if (Instance(self.instance).run_dir / "hold.sock").exists():
+            with self.hold() as hold:
+                lines += [f"kept: {name}" for name in hold.names()]
+                lines += [f"child: {child['name']}" for child in hold.ask("children")["children"]]
+        kept = ("fuse/", "fusemnt/", "slots/", "plan/", "mnt/", "logbuffer")
+        lines += snapshot().of(self.instance)
+        return sorted(
+            line for line in lines if line != "state: containers" and not line.removeprefix("kept: ").startswith(kept)
+        )
 
     def hold(self) -> HoldTool:
         """A connection to its hold."""

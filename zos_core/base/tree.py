@@ -183,7 +183,7 @@ async def start_tree(instance: Instance, table: Table) -> int:
         pid = os.posix_spawn(  # noqa: ASYNC221  returns when exec has happened
             argv[0],
             argv,
-            dict(service_environment(["ZOS_NATIVE"])),
+            {**service_environment(["ZOS_NATIVE"]), "ZOS_INSTANCE": instance.name},
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, null, 0),
                 (os.POSIX_SPAWN_DUP2, log, 1),

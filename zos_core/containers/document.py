@@ -40,7 +40,8 @@ ARGUMENT_BYTES_MAX = 131_071
 MEMORY_BYTES_MIN = 4 * 1024 * 1024
 CPUS_MILLI_MIN = 10
 
-Argument = Annotated[str, Meta(max_length=ARGUMENT_BYTES_MAX)]
+Argument = Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=ARGUMENT_BYTES_MAX)]
+Directory = Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4095)]
 Variable = Annotated[str, Meta(pattern=r"^[^=\x00]+=[^\x00]*$", max_length=ARGUMENT_BYTES_MAX)]
 Status = Literal["starting", "running", "stopping", "exited"]
 
@@ -55,7 +56,7 @@ class TrustedKey(Document, frozen=True, kw_only=True):
 class ImageRequest(Document, frozen=True, kw_only=True):
     """Which image to run: a name to be resolved in `store`, or the bytes of a .flist file."""
 
-    store: str
+    store: Annotated[str, Meta(pattern=r"^(https?://|/)[^\x00]*$", max_length=4095)]
     reference: str | None = None
     flist: bytes | None = None
     unsigned: bool = False
@@ -83,7 +84,7 @@ class RunRequest(Document, frozen=True, kw_only=True):
     image: ImageRequest
     args: Annotated[list[Argument], Meta(max_length=ARGUMENTS_MAX)]
     env: Annotated[list[Variable], Meta(max_length=ARGUMENTS_MAX)] = []
-    cwd: Annotated[str, Meta(pattern=r"^/", max_length=4095)] = "/"
+    cwd: Directory = "/"
     ports: Annotated[list[str], Meta(max_length=64)] = []
     resources: Resources = msgspec.field(default_factory=Resources)
     remove_on_exit: bool = False
@@ -96,7 +97,7 @@ class ExecRequest(Document, frozen=True, kw_only=True):
     request_id: Annotated[str, Meta(pattern=REQUEST_ID_PATTERN)]
     args: Annotated[list[Argument], Meta(min_length=1, max_length=ARGUMENTS_MAX)]
     env: Annotated[list[Variable], Meta(max_length=ARGUMENTS_MAX)] = []
-    cwd: Annotated[str, Meta(pattern=r"^/", max_length=4095)] = "/"
+    cwd: Directory = "/"
 
 
 class Failure(Record, frozen=True, kw_only=True):

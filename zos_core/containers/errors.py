@@ -76,7 +76,7 @@ class StartCalledOff(ZosError):
 class PortUnavailable(ZosError):
     """A port that was to be published is taken, or its address is none of this machine; context: `listen`."""
 
-    code, http_status, exit_status = "container.port-unavailable", 409, 61
+    code, http_status, exit_status = "container.port-unavailable", 409, 63
 
 
 class ImageArchitecture(ZosError):

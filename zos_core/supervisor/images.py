@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flist.manifest import SignedManifest
-from flist.names import ImageName, resolve
+from flist.names import ImageName, check_expiry, resolve
 from flist.sign import verify_manifest
 from flist.store import open_store
 from zos_core.base.errors import UsageError
@@ -29,6 +29,7 @@ async def resolve_image(request: ImageRequest, *, now_s: Callable[[], int]) -> S
         signed = SignedManifest.parse(request.flist)
         if not request.unsigned:
             verify_manifest(signed, trusted=trusted)
+        check_expiry(signed.manifest, now_s=now_s())
         return signed
     if request.reference is None:
         raise UsageError("an image is named by its reference or brought as a file")

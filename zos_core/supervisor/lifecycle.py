@@ -14,7 +14,7 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,6 +101,9 @@ ATTACH_GRACE_S = 60.0
 CALLED_OFF_MAX = 1024
 # A launch is asked of spawn again when spawn died before it had begun with it, this many times.
 SPAWN_TRIES_MAX = 5
+# By the step that failed (spawn.md); any other is the machine's refusal rather than the image's fault.
+LAUNCH_HINTS = {"chdir": "the working directory must be a directory in the image: --workdir DIR"}
+LAUNCH_HINT = "this machine refused the step; spawn.log in the log directory of the instance may say more"
 # Images that nothing uses stay mounted for the next start, this many.
 IDLE_IMAGES_MAX = 4
 # Ended execs and events kept of each container.
@@ -249,6 +252,7 @@ class Lifecycle:
             CommandNotFound, CommandNotExecutable, LaunchFailed: the launch failed; nothing of it is left.
             ZosError: whatever the image, the limits or the network raise; nothing is left either.
         """
+        _check_command(request.args, request.name)
         ports = [parse_published(text) for text in request.ports]
         name = request.name
         while True:
@@ -442,7 +446,7 @@ class Lifecycle:
                 ) from error
             raise LaunchFailed(
                 f"{operation} of {name!r} failed: {error}",
-                hint=error.hint,
+                hint=error.hint or LAUNCH_HINTS.get(error.step or "", LAUNCH_HINT),
                 name=name,
                 step=error.step,
                 errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
@@ -514,6 +518,7 @@ class Lifecycle:
             ContainerNotRunning: it has ended, or has not begun.
             CommandNotFound, CommandNotExecutable, LaunchFailed: the program did not start.
         """
+        _check_command(request.args, name)
         async with self._lock(name):
             state = self._get(name)
             for known in state.execs:
@@ -929,6 +934,11 @@ class Lifecycle:
     async def _notify(self) -> None:
         async with self._changed:
             self._changed.notify_all()
+
+
+def _check_command(args: Sequence[str], name: str) -> None:
+    if not args or not args[0]:
+        raise CommandNotFound("no command was given", hint="give one after -- that exists in the image", name=name)
 
 
 def _reason(error: RemoteError) -> str:

@@ -1,0 +1,314 @@
+"""Wrong input of every kind: a typed error with a hint and an exit status, soon; and nothing is left of it."""
+
+from __future__ import annotations
+
+import secrets
+import socket
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import msgspec
+import pytest
+from nacl.signing import SigningKey
+
+from flist.manifest import SignedManifest, encode_manifest
+from flist.sign import sign_manifest
+from tests.e2e.node_tool import Done, Node, problem, zos_here
+from zos_core.base.keyring import Key, Keyring
+from zos_core.base.paths import Instance, account
+
+pytestmark = pytest.mark.root
+
+NOBODY = 65534
+
+
+@pytest.fixture(scope="module")
+def baseline(node: Node) -> list[str]:
+    """What the module's node has when it has nothing to do."""
+    return node.footprint()
+
+
+@pytest.fixture
+def unchanged(node: Node, baseline: list[str]) -> Iterator[Node]:
+    """The module's node, which has nothing more when the test is over."""
+    yield node
+    with node.hold() as hold:
+        hold.until(lambda: node.footprint() == baseline)
+
+
+@pytest.fixture(scope="module")
+def image(store: Path) -> SignedManifest:
+    """The manifest of `small`."""
+    return SignedManifest.parse((store.parent / "small.flist").read_bytes())
+
+
+def refused(done: Done, code: str, *, status: int = 125, hint: bool = True) -> None:
+    """Assert that a command ended with this error, said as it should be."""
+    assert done.status == status, (done.status, done.out, done.err)
+    said = problem(done)
+    assert said["code"] == code, said
+    assert said["message"]
+    assert said["hint"] or not hint, said
+    assert "Traceback" not in done.err
+
+
+# --- the command line ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"),
+    [
+        (["../small"], "flist.name-invalid"),
+        (["root/.."], "flist.name-invalid"),
+        (["a/b/c/d"], "flist.name-invalid"),
+        (["root/small\n"], "flist.name-invalid"),
+        (["s" * 300], "flist.name-invalid"),
+        (["r/" + "s" * 300], "flist.name-invalid"),
+        (["small@123"], "flist.name-invalid"),
+        (["no-such-image"], "flist.name-unknown"),
+        (["small:no-such-tag"], "flist.name-unknown"),
+        (["small@" + "0" * 64], "flist.name-unknown"),
+        (["/no/such.flist"], "os.error"),
+        (["--unsigned", "small"], "cli.usage"),
+        (["--name", "..", "small"], "cli.usage"),
+        (["--name", "a/b", "small"], "cli.usage"),
+        (["--name", "a\n", "small"], "cli.usage"),
+        (["--name", "", "small"], "cli.usage"),
+        (["--name", "n" * 300, "small"], "cli.usage"),
+        (["-p", "x", "small"], "network.port-invalid"),
+        (["-p", "80", "small"], "network.port-invalid"),
+        (["-p", "99999:80", "small"], "network.port-invalid"),
+        (["-p", "80:0", "small"], "network.port-invalid"),
+        (["-p", "1.2.3:80:80", "small"], "network.port-invalid"),
+        (["-p", "80:80/udp", "small"], "network.port-invalid"),
+        (["-p", "192.0.2.1:0:80", "small"], "container.port-unavailable"),
+        (["-e", "NAME", "small"], "cli.usage"),
+        (["-e", "=value", "small"], "cli.usage"),
+        (["--workdir", "relative", "small"], "cli.usage"),
+        (["--workdir", "/no/such/directory", "small"], "container.launch-failed"),
+        (["--memory", "1K", "small"], "host.limit-invalid"),
+        (["--memory", "much", "small"], "host.limit-invalid"),
+        (["--memory", "-5M", "small"], "cli.usage"),
+        (["--cpus", "0", "small"], "host.limit-invalid"),
+        (["--cpus", "many", "small"], "host.limit-invalid"),
+        (["--provider", "magic", "small"], "cli.usage"),
+        (["--no-such-option", "small"], "cli.usage"),
+        ([], "cli.usage"),
+        (["--store", "/no/such/store", "small"], "flist.name-unknown"),
+        (["--store", "ftp://127.0.0.1/", "small"], "cli.usage"),
+        (["--store", "http://", "small"], "store.unavailable"),
+    ],
+    ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else value,
+)
+def test_a_container_that_cannot_be_asked_for(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], arguments: list[str], code: str
+) -> None:
+    store = [] if "--store" in arguments else ["--store", str(unchanged.store)]
+    done = zos_here(capfd, "run", "--json", "--instance", unchanged.instance, *store, *arguments, "--", "true")
+    refused(done, code, hint=code != "os.error")
+
+
+@pytest.mark.parametrize(
+    ("command", "status", "code"),
+    [
+        (["no-such-command"], 127, "container.command-not-found"),
+        (["/no/such/command"], 127, "container.command-not-found"),
+        (["/bin/no-interpreter"], 127, "container.command-not-found"),
+        (["/bin/not-executable"], 126, "container.command-not-executable"),
+        (["/bin/no-header"], 126, "container.command-not-executable"),
+        (["/bin/foreign"], 126, "container.command-not-executable"),
+        (["/etc"], 126, "container.command-not-executable"),
+        ([""], 127, "container.command-not-found"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_a_command_that_cannot_run(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], command: list[str], status: int, code: str
+) -> None:
+    arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store), "small", "--", *command]
+    refused(zos_here(capfd, "run", "--json", *arguments), code, status=status)
+
+
+def test_no_command(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    refused(zos_here(capfd, "run", "--json", "--instance", unchanged.instance, "small"), "cli.usage")
+    refused(zos_here(capfd, "run", "--json", "--instance", unchanged.instance, "small", "--"), "cli.usage")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("name", "a\0b"),
+        ("name", "a\n"),
+        ("name", "../../etc"),
+        ("args", ["true", "\0"]),
+        ("args", []),
+        ("env", ["A\0=b"]),
+        ("env", ["A=b\0"]),
+        ("cwd", "/tmp\0"),
+        ("ports", ["80:80\0"]),
+        ("image", {"store": "/nowhere\0", "reference": "root/small"}),
+        ("image", {"store": "/nowhere", "reference": "root/small\0"}),
+        ("image", {"store": "relative", "reference": "root/small"}),
+        ("image", {"store": "/nowhere"}),
+        ("image", {"store": "/nowhere", "flist": ""}),
+        ("request_id", "0" * 32 + "\n"),
+        ("surplus", 1),
+    ],
+    ids=lambda value: str(value).replace("\0", "NUL").replace("\n", "LF"),
+)
+async def test_requests_that_no_command_line_can_make(unchanged: Node, field: str, value: object) -> None:
+    """What a client of the API may send, among it NUL, which no argument of a program has."""
+    request: dict[str, object] = {
+        "request_id": secrets.token_hex(16),
+        "name": "made-by-hand",
+        "image": {"store": str(unchanged.store), "reference": f"{account().name}/small"},
+        "args": ["true"],
+    }
+    connector = aiohttp.UnixConnector(str(Instance(unchanged.instance).api_socket))
+    async with aiohttp.ClientSession(connector=connector) as session:
+        async with session.post("http://zos/v1/containers", json=request | {field: value}) as answer:
+            said = await answer.json(content_type="application/problem+json")
+    assert 400 <= answer.status < 500, said
+    assert said["code"] not in ("base.internal", "zos.bug")
+    assert said["message"]
+
+
+def test_one_name_twice(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    node = unchanged
+    assert node.run("-d", "--name", "one", "small", command=["sleep", "1000"]).status == 0
+    arguments = ["--instance", node.instance, "--store", str(node.store), "--name", "one", "small", "--", "true"]
+    refused(zos_here(capfd, "run", "--json", *arguments), "container.exists")
+    assert node.inspect("one")["status"] == "running"
+    refused(zos_here(capfd, "rm", "--json", "--instance", node.instance, "one"), "container.running", status=53)
+    assert zos_here(capfd, "rm", "-f", "--instance", node.instance, "one").status == 0
+
+
+def test_a_name_like_the_document_of_another(unchanged: Node) -> None:
+    for name in ("one", "one.json"):
+        assert unchanged.run("--name", name, "small", command=["true"]).status == 0
+    for name in ("one", "one.json"):
+        assert unchanged.inspect(name)["exit_code"] == 0
+        assert unchanged.zos("rm", name).status == 0
+
+
+@pytest.mark.parametrize("name", ["unknown", "../up.lock", "a/b", "..", "", "n" * 300, "a\nb", "%2e%2e"])
+def test_a_container_that_there_is_not(unchanged: Node, capfd: pytest.CaptureFixture[str], name: str) -> None:
+    for verb, more, status in (
+        ("inspect", [], None),
+        ("logs", [], None),
+        ("stop", [], None),
+        ("rm", [], None),
+        ("rm", ["-f"], None),
+        ("exec", [], 125),
+    ):
+        command = ["--", "true"] if verb == "exec" else []
+        done = zos_here(capfd, verb, "--json", "--instance", unchanged.instance, *more, name, *command)
+        said = problem(done)
+        assert said["code"] in ("container.no-such", "document.invalid"), said
+        assert done.status == (said["exit_status"] if status is None else status)
+
+
+def test_exec_in_a_container_that_has_ended(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    assert unchanged.run("--name", "over", "small", command=["true"]).status == 0
+    done = zos_here(capfd, "exec", "--json", "--instance", unchanged.instance, "over", "--", "true")
+    refused(done, "container.not-running", hint=False)
+    assert zos_here(capfd, "stop", "--instance", unchanged.instance, "over").status == 0, "it has ended: no error"
+    assert unchanged.zos("rm", "over").status == 0
+
+
+def test_a_port_that_is_taken(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store)]
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        publish = ["-p", "127.0.0.1:0:81", "-p", f"{port}:80"]
+        refused(
+            zos_here(capfd, "run", "--json", *arguments, *publish, "small", "--", "true"), "container.port-unavailable"
+        )
+    done = zos_here(capfd, "run", "--json", *arguments, "--rm", "-p", f"{port}:80", "small", "--", "true")
+    assert done.status == 0, done.out
+
+
+# --- images ----------------------------------------------------------------------------------------------------------
+
+
+def other_machine(signed: SignedManifest) -> bytes:
+    """The image, signed by its own publisher, for an architecture that this machine is not."""
+    other = "aarch64" if signed.manifest.architecture == "x86_64" else "x86_64"
+    changed = SignedManifest(encode_manifest(msgspec.structs.replace(signed.manifest, architecture=other)))
+    return sign_manifest(changed, Keyring.of().own_key()).encode()
+
+
+def expired(signed: SignedManifest) -> bytes:
+    """The image, whose time is over."""
+    changed = SignedManifest(encode_manifest(msgspec.structs.replace(signed.manifest, expires_s=1)))
+    return sign_manifest(changed, Keyring.of().own_key()).encode()
+
+
+def by_a_stranger(signed: SignedManifest) -> bytes:
+    """The image, signed by a key that nobody trusts."""
+    stranger = Key("stranger", SigningKey(bytes(range(32))))
+    return sign_manifest(SignedManifest(signed.manifest_bytes), stranger).encode()
+
+
+def flipped(data: bytes, at: int) -> bytes:
+    """The bytes with one of them changed."""
+    at %= len(data)
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        (lambda signed: flipped(signed.encode(), -1), "flist.signature-invalid"),
+        (lambda signed: flipped(signed.encode(), len(signed.manifest_bytes) - 1), "flist"),
+        (lambda signed: flipped(signed.encode(), 0), "flist.manifest-invalid"),
+        (lambda signed: signed.encode() + b"\0", "flist.manifest-invalid"),
+        (lambda signed: signed.encode()[:-1], "flist.manifest-invalid"),
+        (lambda signed: signed.manifest_bytes, "flist.manifest-invalid"),
+        (lambda signed: b"", "flist.manifest-invalid"),
+        (lambda signed: bytes(2_000_000), "file.too-large"),
+        (lambda signed: SignedManifest(signed.manifest_bytes).encode(), "flist.unsigned"),
+        (by_a_stranger, "flist.untrusted-publisher"),
+        (other_machine, "container.image-architecture"),
+        (expired, "flist.expired"),
+    ],
+    ids=[
+        "signature",
+        "last byte",
+        "magic",
+        "trailing byte",
+        "cut",
+        "no signature block",
+        "empty",
+        "too long",
+        "unsigned",
+        "stranger",
+        "architecture",
+        "expired",
+    ],
+)
+def test_an_image_that_is_not_what_it_should_be(
+    unchanged: Node,
+    capfd: pytest.CaptureFixture[str],
+    image: SignedManifest,
+    tmp_path: Path,
+    change: Callable[[SignedManifest], bytes],
+    code: str,
+) -> None:
+    file = tmp_path / "changed.flist"
+    file.write_bytes(change(image))
+    arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store), str(file), "--", "true"]
+    done = zos_here(capfd, "run", "--json", *arguments)
+    assert done.status == 125
+    assert problem(done)["code"].startswith(code), problem(done)
+    assert "Traceback" not in done.err
+
+
+def test_an_unsigned_image_runs_when_that_is_said_aloud(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], image: SignedManifest, tmp_path: Path
+) -> None:
+    file = tmp_path / "unsigned.flist"
+    file.write_bytes(SignedManifest(image.manifest_bytes).encode())
+    arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store), "--unsigned", "--rm", str(file)]
+    assert zos_here(capfd, "run", *arguments, "--", "true").status == 0
