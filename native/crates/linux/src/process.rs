@@ -102,9 +102,7 @@ fn child(
     unsafe {
         libc::setsid();
         libc::umask(0o022);
-        for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
-        }
+        crate::sigwait::default_actions();
         if libc::sigprocmask(libc::SIG_SETMASK, no_signals, std::ptr::null_mut()) < 0 {
             return errno();
         }

@@ -3,6 +3,11 @@
 use std::io;
 use std::mem::MaybeUninit;
 
+/// _NSIG of every architecture that we know.
+const KERNEL_SIGNALS: i32 = 64;
+/// The kernel's own set of signals, one bit for each.
+const SIGNAL_SET_BYTES: usize = 8;
+
 fn full() -> libc::sigset_t {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: sigfillset(3) initializes the whole set.
@@ -60,12 +65,25 @@ pub fn reset_all() -> io::Result<()> {
     unblock_all()
 }
 
-/// Gives every signal its default action.
+/// Gives every signal its default action: rt_sigaction(2).
+///
+/// The call itself and not glibc's function, which refuses the two real-time signals that it keeps for its threads;
+/// somebody up the line may have left even these ignored, and a new program would inherit that.
 pub fn default_actions() {
-    for number in 1..=libc::SIGRTMAX() {
+    // struct kernel_sigaction, at most four words on any architecture: SIG_DFL, no flags, nothing blocked.
+    let default = [0_usize; 4];
+    for number in 1..=KERNEL_SIGNALS {
         if number != libc::SIGKILL && number != libc::SIGSTOP {
-            // SAFETY: SIG_DFL is no function of ours. EINVAL for the two numbers that glibc keeps is of no interest.
-            unsafe { libc::signal(number, libc::SIG_DFL) };
+            // SAFETY: the kernel reads a structure that is no longer than the array, and writes nothing.
+            unsafe {
+                libc::syscall(
+                    libc::SYS_rt_sigaction,
+                    number,
+                    default.as_ptr(),
+                    std::ptr::null_mut::<usize>(),
+                    SIGNAL_SET_BYTES,
+                )
+            };
         }
     }
 }
