@@ -5,18 +5,23 @@ What serves the FUSE file here is thirty lines of Python in a thread, so that no
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import os
 import random
 import shutil
 import struct
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
 
+from native.kernel import attach_mount, unmount
 from tests.integration.spawn_kit import Refused, Tree, make_tree, running
 
 pytestmark = pytest.mark.root
@@ -24,6 +29,7 @@ pytestmark = pytest.mark.root
 ROOT = 1
 FUSE_GETATTR, FUSE_OPEN, FUSE_READ, FUSE_STATFS, FUSE_RELEASE, FUSE_FLUSH, FUSE_INIT = 3, 14, 15, 17, 18, 25, 26
 EIO, ENODEV, ENOSYS = 5, 19, 38
+SYS_MOVE_MOUNT, MOVE_MOUNT_F_EMPTY_PATH = 429, 4
 
 
 class OneFile:
@@ -66,9 +72,9 @@ class OneFile:
                 continue
             _, opcode, unique = struct.unpack_from("<IIQ", request)
             answer = self.answer(opcode, request[40:])
-            errno, body = (answer, b"") if isinstance(answer, int) else (0, answer)
+            failure, body = (answer, b"") if isinstance(answer, int) else (0, answer)
             try:
-                os.write(self.device, struct.pack("<IiQ", 16 + len(body), -errno, unique) + body)
+                os.write(self.device, struct.pack("<IiQ", 16 + len(body), -failure, unique) + body)
             except OSError:
                 continue
         os.close(self.device)
@@ -229,6 +235,54 @@ def test_a_container_keeps_an_image_that_is_forgotten(tree: Tree, erofs: Path) -
     tree.wait_exit(name)
     tree.hold.do("kill", name="keeps", signal=9)
     tree.wait_exit("keeps")
+
+
+def test_what_hold_kept_may_be_attached_and_taken_off_again(tree: Tree, tmp_path: Path) -> None:
+    """Below 6.15 the very mount is attached, so a descriptor that spawn kept would make it busy for ever."""
+    image = "0b" * 32
+    make_tree(tree.state / "attachable")
+    reply, fds = tree.spawn.ask("mount_image", image=image, provider="extract", tree="attachable")
+    _, kept = tree.hold.ask("get", names=[f"mnt/{image}"])
+    if reply["detached"]:
+        attach_mount(kept[0], tmp_path)  # which copies it
+    else:
+        move_mount(kept[0], tmp_path)
+    try:
+        for fd in [*fds, *kept]:
+            os.close(fd)
+        tree.hold.do("drop", names=[f"mnt/{image}"])
+        assert (tmp_path / "bin/busybox").exists()
+        # The helper that made the mount may still be on its way out.
+        deadline_s = time.monotonic() + 10
+        while busy(tmp_path):
+            assert time.monotonic() < deadline_s, "somebody keeps the mount"
+            tree.spawn.do("probe")
+        assert list(tmp_path.iterdir()) == []
+    finally:
+        with contextlib.suppress(OSError):
+            unmount(tmp_path, lazy=True)
+    # It is the same mount when it is asked for again, and hold has it again.
+    tree.spawn.do("mount_image", image=image, provider="extract", tree="attachable")
+    assert f"mnt/{image}" in tree.hold.do("list", prefix="mnt/")["names"]
+    assert tree.run("cat /bin/no-header", image=image)[1] == "echo no\n"
+    tree.spawn.do("forget_image", image=image)
+
+
+def busy(target: Path) -> bool:
+    """Unmount it, unless it is busy."""
+    try:
+        unmount(target)
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+        return True
+    return False
+
+
+def move_mount(mount: int, target: Path) -> None:
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.syscall(SYS_MOVE_MOUNT, mount, b"", -100, os.fsencode(target), MOVE_MOUNT_F_EMPTY_PATH) != 0:
+        raise OSError(ctypes.get_errno(), "move_mount")
 
 
 def test_a_failing_server_is_an_error_and_not_zeros(tree: Tree, erofs: Path) -> None:

@@ -63,12 +63,15 @@ fn slots() -> Outcome<OwnedFd> {
 }
 
 /// How the layers of a kernel may be given to overlay.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Layers {
     /// As detached mounts (6.15).
     Detached,
-    /// Only mounts of the caller's own namespace: below `/images`, a detached copy is kept beside.
-    Attached,
+    /// Only mounts of the caller's own namespace: below `/images`, a detached copy is given to hold.
+    Attached {
+        /// What the kernel said to a detached one.
+        reason: String,
+    },
 }
 
 /// Makes the mount: detached, or attached as `/images/<image>` with a detached copy for hold.
@@ -76,7 +79,7 @@ pub fn mount(
     place: &Place,
     ask: &MountImage,
     fuse: Option<BorrowedFd<'_>>,
-    layers: Layers,
+    layers: &Layers,
     file_backed: bool,
 ) -> Outcome<OwnedFd> {
     let mount = match ask.provider {
@@ -97,7 +100,7 @@ pub fn mount(
     };
     match layers {
         Layers::Detached => Ok(mount),
-        Layers::Attached => attach_image(&ask.image, mount),
+        Layers::Attached { .. } => attach_image(&ask.image, mount),
     }
 }
 
@@ -174,6 +177,17 @@ fn tree(place: &Place, path: &str) -> Outcome<OwnedFd> {
 /// `/images/<image>`, as seen by spawn and by a container that is being made.
 pub fn attached_path(image: &str) -> String {
     format!("/images/{image}")
+}
+
+/// A detached copy of what `attach_image` has attached.
+pub fn copy_image(image: &str) -> Outcome<OwnedFd> {
+    let at = openat(
+        CWD,
+        attached_path(image),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+    );
+    clone_at(at.step("open-image")?.as_fd(), false).step("copy-image")
 }
 
 /// Attaches a mount in spawn's namespace, over nothing, and gives a detached copy of it.

@@ -85,10 +85,7 @@ fn run(options: &Options) -> Outcome<()> {
         .next()
         .ok_or_else(|| failure::bad_value("hold has no listen/spawn"))?;
     let place = place::Place::enter(&options.state)?;
-    let layers = match probe::layers(&place, &options.without)? {
-        true => image::Layers::Detached,
-        false => image::Layers::Attached,
-    };
+    let layers = probe::layers(&place, &options.without)?;
     hold.ready().map_err(|error| from_hold("ready", error))?;
     server::Server::new(hold, listener, place, layers, options.without.clone()).run()
 }

@@ -9,9 +9,12 @@ use serde::{Deserialize, Serialize};
 
 use super::context::{clone_at, fd_path, Context};
 use super::failure::{Outcome, Step};
-use super::image;
+use super::image::{self, Layers};
 use super::place::Place;
 use super::remove::remove;
+
+/// The reason for what `--without` names.
+const SWITCHED_OFF: &str = "switched off by --without";
 
 /// Directory of the trials, below the state directory.
 const TRIAL: &str = ".spawn-probe";
@@ -37,14 +40,14 @@ pub struct Probe {
     pub reasons: BTreeMap<String, String>,
 }
 
-/// Tries everything; `without` are the names that are to be taken as missing.
-pub fn probe(place: &Place, without: &[String]) -> Outcome<Probe> {
+/// Tries everything but `layers`, which is known; `without` are the names that are to be taken as missing.
+pub fn probe(place: &Place, without: &[String], layers: &Layers) -> Outcome<Probe> {
     remove(place, TRIAL)?;
     mkdirat(&place.state, TRIAL, Mode::from(0o700)).step("probe-directory")?;
     let mut reasons = BTreeMap::new();
     let mut tried = |name: &str, outcome: Outcome<()>| {
         let reason = match outcome {
-            _ if without.iter().any(|other| other == name) => "switched off by --without".into(),
+            _ if without.iter().any(|other| other == name) => SWITCHED_OFF.into(),
             Ok(()) => return true,
             Err(error) => error.message,
         };
@@ -60,22 +63,34 @@ pub fn probe(place: &Place, without: &[String]) -> Outcome<Probe> {
         erofs: tried("erofs", Context::open("erofs", "erofs").map(drop)),
         erofs_file_backed: tried("erofs_file_backed", erofs_file_backed(place)),
         loop_control: tried("loop_control", loop_control()),
-        detached_layers: tried("detached_layers", detached_layers(place)),
+        detached_layers: *layers == Layers::Detached,
         overlay: tried("overlay", overlay(place)),
         reasons: BTreeMap::new(),
     };
+    if let Layers::Attached { reason } = layers {
+        reasons.insert("detached_layers".into(), reason.clone());
+    }
     remove(place, TRIAL)?;
     Ok(Probe { reasons, ..probe })
 }
 
-/// Only whether layers may be detached: what spawn needs to know itself.
-pub fn layers(place: &Place, without: &[String]) -> Outcome<bool> {
+/// Only whether layers may be detached: what spawn needs to know itself. Tried once, because a kernel that cannot says
+/// so in its log each time.
+pub fn layers(place: &Place, without: &[String]) -> Outcome<Layers> {
+    if without.iter().any(|name| name == "detached_layers") {
+        let reason = SWITCHED_OFF.into();
+        return Ok(Layers::Attached { reason });
+    }
     remove(place, TRIAL)?;
     mkdirat(&place.state, TRIAL, Mode::from(0o700)).step("probe-directory")?;
-    let good =
-        detached_layers(place).is_ok() && !without.iter().any(|name| name == "detached_layers");
+    let outcome = detached_layers(place);
     remove(place, TRIAL)?;
-    Ok(good)
+    Ok(match outcome {
+        Ok(()) => Layers::Detached,
+        Err(error) => Layers::Attached {
+            reason: error.message,
+        },
+    })
 }
 
 fn erofs_file_backed(place: &Place) -> Outcome<()> {

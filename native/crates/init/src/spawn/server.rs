@@ -1,6 +1,6 @@
 //! The loop: requests in, helpers and launches at work, answers out. Nothing here blocks but hold's own answers.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
@@ -171,8 +171,11 @@ pub struct Server {
     connections: BTreeMap<u64, Channel>,
     jobs: BTreeMap<u64, Job>,
     waiting: VecDeque<(Asker, Request)>,
-    mounts: HashMap<String, OwnedFd>,
+    /// What was mounted by which provider. The mounts themselves are hold's alone: who attaches one elsewhere attaches
+    /// that very mount (the kernel does not copy each), which a descriptor of ours would keep busy for ever.
     providers: HashMap<String, Provider>,
+    /// Images that lie in our own namespace, with `Layers::Attached`.
+    attached: HashSet<String>,
     last_number: u64,
 }
 
@@ -204,8 +207,8 @@ impl Server {
             connections: BTreeMap::new(),
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
-            mounts: HashMap::new(),
             providers: HashMap::new(),
+            attached: HashSet::new(),
             last_number: 0,
         }
     }
@@ -387,8 +390,13 @@ impl Server {
     fn start(&mut self, asker: Asker, subject: Option<String>, request: Request) -> Outcome<()> {
         match request {
             Request::Probe => {
-                let (place, without) = (&self.place, &self.without);
-                let work = || Ok(Done::new(&probe::probe(place, without)?, Vec::new()));
+                let (place, without, layers) = (&self.place, &self.without, &self.layers);
+                let work = || {
+                    Ok(Done::new(
+                        &probe::probe(place, without, layers)?,
+                        Vec::new(),
+                    ))
+                };
                 let helper = helper::start(&[place.state.as_fd()], work)?;
                 self.work(asker, subject, helper, Then::Probed)
             }
@@ -471,16 +479,9 @@ impl Server {
     ) -> Outcome<()> {
         let detached = self.layers == Layers::Detached;
         if self.providers.get(&ask.image) == Some(&ask.provider) {
-            if let Some(mount) = self.mounts.get(&ask.image) {
-                let mount = mount.try_clone().step("dup")?;
-                self.answer(
-                    asker,
-                    &Mounted {
-                        provider: ask.provider,
-                        detached,
-                    },
-                    &[mount.as_fd()],
-                );
+            if let Some(mount) = self.mounted(&ask.image)? {
+                let provider = ask.provider;
+                self.answer(asker, &Mounted { provider, detached }, &[mount.as_fd()]);
                 return Ok(());
             }
         }
@@ -492,10 +493,10 @@ impl Server {
             Provider::Full | Provider::Extract => None,
         };
         let (place, layers, known, without) =
-            (&self.place, self.layers, self.file_backed, &self.without);
+            (&self.place, &self.layers, self.file_backed, &self.without);
         let work = || {
             let file_backed = match (ask.provider, known) {
-                (Provider::Full, None) => probe::probe(place, without)?.erofs_file_backed,
+                (Provider::Full, None) => probe::probe(place, without, layers)?.erofs_file_backed,
                 (_, known) => known.unwrap_or(true),
             };
             let mount = image::mount(
@@ -525,8 +526,8 @@ impl Server {
 
     /// Lets go of all that is kept of an image.
     fn forget(&mut self, image: &str) -> Outcome<()> {
-        self.mounts.remove(image);
         self.providers.remove(image);
+        self.attached.remove(image);
         let names = ["mnt", "fusemnt", "fuse", "slots"].map(|kind| format!("{kind}/{image}"));
         self.hold
             .drop_names(&names)
@@ -534,44 +535,50 @@ impl Server {
         Ok(())
     }
 
-    /// The image's mount for a launch; after a restart of spawn it comes from hold.
-    fn layer(&mut self, image: &str) -> Outcome<()> {
-        if self.mounts.contains_key(image) {
-            return Ok(());
+    /// An image's mount as hold keeps it; one that lies in our namespace is copied into hold again.
+    fn mounted(&mut self, image: &str) -> Outcome<Option<OwnedFd>> {
+        let name = format!("mnt/{image}");
+        if !self.attached.contains(image) {
+            return self.hold.get_one(&name).map_err(get_failed);
+        }
+        let copy = image::copy_image(image)?;
+        let put = self.hold.put(&name, &copy, true);
+        put.map_err(|error| from_hold("put", error))?;
+        Ok(Some(copy))
+    }
+
+    /// The image's mount for a launch, from hold; None where it lies in our namespace, if need be from now on.
+    fn layer(&mut self, image: &str) -> Outcome<Option<OwnedFd>> {
+        if self.attached.contains(image) {
+            return Ok(None);
         }
         let name = format!("mnt/{image}");
-        let kept = self
-            .hold
-            .get_one(&name)
-            .map_err(get_failed)?
-            .ok_or_else(|| {
-                WireError::new(
-                    "spawn.image-not-mounted",
-                    format!("image {image} is not mounted: ask mount_image first"),
-                )
-            })?;
-        let mount = match self.layers {
-            Layers::Detached => kept,
-            Layers::Attached => {
-                // The predecessor's namespace has gone with it; the detached copy is moved into ours, and hold gets a
-                // new one. This is no work that waits for anybody.
-                let copy = image::attach_image(image, kept).map_err(|error| {
-                    // The predecessor died while it did this, and took the mount with it.
-                    WireError::new("spawn.image-not-mounted", error.message)
-                        .with_hint("ask mount_image again")
-                })?;
-                self.hold
-                    .put(&name, &copy, true)
-                    .map_err(|error| from_hold("put", error))?;
-                copy
-            }
-        };
-        self.mounts.insert(image.to_owned(), mount);
-        Ok(())
+        let kept = self.hold.get_one(&name).map_err(get_failed)?;
+        let kept = kept.ok_or_else(|| {
+            WireError::new(
+                "spawn.image-not-mounted",
+                format!("image {image} is not mounted: ask mount_image first"),
+            )
+        })?;
+        if self.layers == Layers::Detached {
+            return Ok(Some(kept));
+        }
+        // The predecessor's namespace has gone with it; the detached copy is moved into ours, and hold gets a new one.
+        // This is no work that waits for anybody.
+        let copy = image::attach_image(image, kept).map_err(|error| {
+            // The predecessor died while it did this, and took the mount with it.
+            WireError::new("spawn.image-not-mounted", error.message)
+                .with_hint("ask mount_image again")
+        })?;
+        self.hold
+            .put(&name, &copy, true)
+            .map_err(|error| from_hold("put", error))?;
+        self.attached.insert(image.to_owned());
+        Ok(None)
     }
 
     fn launch(&mut self, asker: Asker, ask: &Launch, program: &Program) -> Outcome<()> {
-        self.layer(&ask.image)?;
+        let layer = self.layer(&ask.image)?;
         let cgroup = self.place.cgroup(&ask.cgroup)?;
         let netns = match &ask.netns {
             Some(name) => Some(
@@ -589,9 +596,9 @@ impl Server {
             ),
             None => None,
         };
-        let image = match (self.layers, self.mounts.get(&ask.image)) {
-            (Layers::Detached, Some(mount)) => Image::Detached(mount.as_fd()),
-            _ => Image::Attached(image::attached_path(&ask.image)),
+        let image = match &layer {
+            Some(mount) => Image::Detached(mount.as_fd()),
+            None => Image::Attached(image::attached_path(&ask.image)),
         };
         let (go_read, go) =
             rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).step("pipe")?;
@@ -792,8 +799,9 @@ impl Server {
             (Then::Mounted { image, provider }, [mount]) => {
                 let put = self.hold.put(&format!("mnt/{image}"), mount, true);
                 put.map_err(|error| from_hold("put", error))?;
-                let own = mount.try_clone_to_owned().step("dup")?;
-                self.mounts.insert(image.clone(), own);
+                if self.layers != Layers::Detached {
+                    self.attached.insert(image.clone());
+                }
                 self.providers.insert(image, provider);
                 self.answer(asker, &decode::<Mounted>(map)?, &[*mount]);
             }
