@@ -20,9 +20,10 @@ from blake3 import blake3
 from flist.extract import extract_image
 from flist.manifest import SignedManifest
 from flist.providers import Provider, ProviderUnavailable, choose
+from flist.store import StoreUnavailable
 from native.errors import ZosError
 from zos_core.base.errors import PeerGone, RequestTimeout
-from zos_core.base.frame import RemoteError
+from zos_core.base.frame import RemoteError, close_all
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
     BlockAdded,
@@ -42,16 +43,22 @@ from zos_core.base.programs import (
     Source,
 )
 
-__all__ = ["ImageMounts", "MountFailed", "MountedImage", "image_sources"]
+__all__ = ["READ_DEADLINE_MS", "ImageMounts", "MountFailed", "MountedImage", "image_sources"]
 
 REQUEST_TIMEOUT_S = 30.0
-META_DEADLINE_S = 120.0
 FILL_STALL_S = 60.0
 FILL_POLL_S = 0.1
 # Counters are nothing to wait for: `refuse`, in blockd's place, has none.
 STATUS_TIMEOUT_S = 5.0
-FETCH_TIMEOUT_MS = 30_000
-READ_DEADLINE_MS = 60_000
+FETCH_TIMEOUT_MS = 20_000
+# `add` fetches the list of pages.
+ADD_TIMEOUT_S = FETCH_TIMEOUT_MS / 1000 + 15.0
+# Metadata may take a head's time, and a second for each so many bytes, as any object of a store (STORE-5).
+OBJECT_TIMEOUT_MS = 30_000
+SLOWEST_BYTES_S = 65_536
+# A second connection gets its chance where the first one hangs. The kernel asks twice, for what it reads ahead and then
+# for the page alone, so that a program waits twice as long for a hub that is silent.
+READ_DEADLINE_MS = 40_000
 # Stores in which an image was asked for, the last one first, are all asked for its units.
 SOURCES_MAX = 8
 # What was fetched is kept without a limit, as long as the disk has room; blockd's 0.
@@ -97,6 +104,17 @@ def is_full(presence: Path, *, root: bytes) -> bool:
         return False
     magic, version, state, _units, have = PRESENCE_HEADER.unpack(header)
     return bool(magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root)
+
+
+def _failure(error: RemoteError, digest: str) -> ZosError:
+    """What a user is told when spawn or blockd refused."""
+    if error.remote_code in ("fetch.unreachable", "fetch.status", "fetch.deadline"):
+        return StoreUnavailable(f"the image cannot be fetched: {error}", hint="is the hub reachable?", image=digest)
+    if error.remote_code.startswith("fetch."):
+        hint = "the store does not have what the manifest names: build or publish the image again"
+    else:
+        hint = error.hint or "zos flist verify tells whether the image is whole; --provider extract needs least"
+    return MountFailed(f"the image could not be mounted: {error}", hint=hint, step=error.step or "", image=digest)
 
 
 def _merged(first: Sequence[Source], then: Sequence[Source]) -> list[Source]:
@@ -172,9 +190,7 @@ class ImageMounts:
                 mounted = await self._mount(image, list(sources), forced)
             except RemoteError as error:
                 await self._release(digest)
-                raise MountFailed(
-                    f"the image could not be mounted: {error}", hint=error.hint, step=error.step or "", image=digest
-                ) from error
+                raise _failure(error, digest) from error
             except BaseException:
                 await asyncio.shield(self._release(digest))
                 raise
@@ -188,7 +204,7 @@ class ImageMounts:
         merged = _merged(sources, self._sources.get(digest, []))
         if known.provider in ("file", "loop") and merged != self._sources.get(digest):
             await self._blockd.request(
-                "add", self._plan(image, merged, serve=True), reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S
+                "add", self._plan(image, merged, serve=True), reply=BlockAdded, timeout_s=ADD_TIMEOUT_S
             )
         self._sources[digest] = merged
 
@@ -265,7 +281,9 @@ class ImageMounts:
             blob=f"{relative}/blob" if provider == "full" else None,
             tree=f"{relative}/tree" if provider == "extract" else None,
         )
-        await self._spawn.request("mount_image", request, reply=Mounted, timeout_s=REQUEST_TIMEOUT_S)
+        _, descriptors = await self._spawn.request("mount_image", request, reply=Mounted, timeout_s=REQUEST_TIMEOUT_S)
+        # hold has it by name; one of ours would keep the image on this machine, and busy, after its release.
+        close_all(descriptors)
 
     async def _prepare(self, image: SignedManifest, sources: list[Source], provider: Provider, directory: Path) -> None:
         """Bring blockd to serve the image, or to fill it for `full`."""
@@ -274,14 +292,14 @@ class ImageMounts:
         plan = self._plan(image, sources, serve=not full)
         if full:
             if not is_full(directory / "presence", root=image.manifest.index.root):
-                await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
+                await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=ADD_TIMEOUT_S)
                 await self._fill(digest)
                 await self._blockd.request(
                     "remove", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
                 )
             return
         await self._spawn.request("fuse_open", ImageName(image=digest), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
-        await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=REQUEST_TIMEOUT_S)
+        await self._blockd.request("add", plan, reply=BlockAdded, timeout_s=ADD_TIMEOUT_S)
 
     def _plan(self, image: SignedManifest, sources: list[Source], *, serve: bool) -> Plan:
         index = image.manifest.index
@@ -338,6 +356,7 @@ class ImageMounts:
 
         if await asyncio.to_thread(intact):
             return
+        deadline_ms = OBJECT_TIMEOUT_MS + meta.size * 1000 // SLOWEST_BYTES_S
         await self._blockd.request(
             "fetch_object",
             FetchObject(
@@ -347,10 +366,10 @@ class ImageMounts:
                 size=meta.size,
                 zstd=True,
                 to=str(path),
-                deadline_ms=int(META_DEADLINE_S * 1000),
+                deadline_ms=deadline_ms,
             ),
             reply=Fetched,
-            timeout_s=META_DEADLINE_S + REQUEST_TIMEOUT_S,
+            timeout_s=deadline_ms / 1000 + REQUEST_TIMEOUT_S,
         )
 
     async def _extract(self, image: SignedManifest, sources: list[Source], directory: Path) -> None:
