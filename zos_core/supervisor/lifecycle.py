@@ -24,7 +24,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from flist.manifest import SignedManifest
-from flist.mount import ImageMounts, MountedImage, image_sources
+from flist.mount import READ_DEADLINE_MS, ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
 from zos_core.base.frame import PeerGone, RemoteError
 from zos_core.base.peer import Requester
@@ -92,7 +92,8 @@ T = TypeVar("T")
 Identity = tuple[str, int]
 
 REQUEST_TIMEOUT_S = 30.0
-LAUNCH_TIMEOUT_S = 60.0
+# execve reads from the image, and each read waits for as long as blockd lets it (READ_DEADLINE_MS).
+LAUNCH_TIMEOUT_S = 2 * READ_DEADLINE_MS / 1000 + 30.0
 KILL_TIMEOUT_S = 10.0
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
@@ -109,6 +110,7 @@ IDLE_IMAGES_MAX = 4
 # Ended execs and events kept of each container.
 EXECS_KEPT_MAX = 16
 EVENTS_KEPT_MAX = 20
+EVENT_GRACE_NS = 5_000_000_000
 LOG_FILE_BYTES_MAX = 16 * 1024 * 1024
 LOG_FILES_MAX = 4
 
@@ -446,11 +448,17 @@ class Lifecycle:
                 ) from error
             raise LaunchFailed(
                 f"{operation} of {name!r} failed: {error}",
-                hint=error.hint or LAUNCH_HINTS.get(error.step or "", LAUNCH_HINT),
+                hint=error.hint or self._launch_hint(name, error),
                 name=name,
                 step=error.step,
                 errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
             ) from error
+
+    def _launch_hint(self, name: str, error: RemoteError) -> str:
+        state = self._states.get(name)
+        if error.errno == errno.EIO and state is not None and state.events:
+            return f"a read of the image failed: {state.events[-1]}"
+        return LAUNCH_HINTS.get(error.step or "", LAUNCH_HINT)
 
     async def _launch_once(self, operation: str, body: Launch | Exec, image: SignedManifest | None) -> int:
         """The pid of a new process; it is made once, though spawn may die while it is asked.
@@ -777,8 +785,11 @@ class Lifecycle:
         """Keep with each container of the image why a read of it failed."""
         line = f"{event.code}: {event.message}"
         log.warning("image %s: %s", event.image, line)
+        since_ns = self._clock_ns() - EVENT_GRACE_NS
         for name, state in self._states.items():
-            if state.image is not None and state.image.digest == event.image and state.status != "exited":
+            # The program may have ended by that very failure before we hear of it.
+            concerned = state.status != "exited" or (state.finished_ns or 0) > since_ns
+            if state.image is not None and state.image.digest == event.image and concerned:
                 events = [*state.events, line][-EVENTS_KEPT_MAX:]
                 self._states[name] = msgspec.structs.replace(state, events=events)
 
