@@ -291,6 +291,17 @@ class Node:
             line for line in lines if line != "state: containers" and not line.removeprefix("kept: ").startswith(kept)
         )
 
+    def wait_footprint(self, wanted: list[str]) -> None:
+        """Return when it has this and nothing more; what ends by itself may take a moment."""
+        pause = threading.Event()
+        for _ in range(200):
+            have = self.footprint()
+            if have == wanted:
+                return
+            pause.wait(0.05)
+        more, less = sorted(set(have) - set(wanted)), sorted(set(wanted) - set(have))
+        raise AssertionError(f"left behind: {more}; missing: {less}")
+
     def hold(self) -> HoldTool:
         """A connection to its hold."""
         return HoldTool(Instance(self.instance).run_dir / "hold.sock")
