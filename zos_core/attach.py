@@ -15,6 +15,7 @@ from zos_core.base.client import Client
 from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
 from zos_core.base.errors import RequestTimeout, Unreachable
+from zos_core.base.groups import plain_group
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
 from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
@@ -162,7 +163,7 @@ async def interruptible(
         body = SignalRequest(signal=number)
         await _unless_gone(call_again(client, SIGNAL, path=path, body=body, known=True))
 
-    async with _plain_group() as group:
+    async with plain_group() as group:
 
         def received(number: signal.Signals) -> None:
             nonlocal last_s, called_off
@@ -190,18 +191,6 @@ async def interruptible(
         finally:
             for number in (signal.SIGINT, signal.SIGTERM):
                 loop.remove_signal_handler(number)
-
-
-@asynccontextmanager
-async def _plain_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup whose error, if it is one alone, comes out as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        if len(errors.exceptions) > 1:
-            raise
-        raise errors.exceptions[0] from errors.exceptions[0].__cause__
 
 
 async def _unless_gone(call: Coroutine[None, None, None]) -> None:

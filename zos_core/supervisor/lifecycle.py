@@ -1,8 +1,8 @@
 """The life of the containers of one node: start, stop, exec, remove, and what survives the supervisor.
 
 State is in three places: documents on disk (`Registry`), descriptors and exits in hold, cgroups and links in the
-kernel. Every step writes the document first, every release is idempotent and goes by the name alone; so `reconcile`,
-which runs at each start, is all there is to recovery. Work on one container is ordered by its lock, containers run in
+kernel. The document precedes the launch, every release is idempotent and goes by the name alone; so `reconcile`, which
+runs at each start, is all there is to recovery. Work on one container is ordered by its lock, containers run in
 parallel.
 """
 
@@ -27,6 +27,7 @@ from flist.manifest import SignedManifest
 from flist.mount import READ_DEADLINE_MS, ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
 from zos_core.base.frame import PeerGone, RemoteError
+from zos_core.base.groups import plain_group
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
     Added,
@@ -63,6 +64,7 @@ from zos_core.containers.document import (
     LimitRecord,
     NetworkState,
     PortState,
+    Resources,
     RunRequest,
 )
 from zos_core.containers.errors import (
@@ -79,7 +81,7 @@ from zos_core.containers.errors import (
     StartCalledOff,
 )
 from zos_core.containers.launch import plan_exec, plan_launch
-from zos_core.host import CgroupTree, Limits
+from zos_core.host import CgroupGroup, CgroupTree, Limits
 from zos_core.network import Network, PublishedPort, limitations, parse_published
 from zos_core.supervisor.registry import Registry
 
@@ -310,11 +312,12 @@ class Lifecycle:
                     if again:
                         await self._discard(name)
                         self._states[name] = state
-                    await self._registry.save(state)
-                    return await self._start_steps(state, ports)
+                    running = await self._start_steps(state, ports)
                 except BaseException:
                     await asyncio.shield(self._discard(name))
                     raise
+            self._save_behind(name)
+            return running
         except ZosError as error:
             return error
         except ExceptionGroup as failures:
@@ -331,6 +334,11 @@ class Lifecycle:
         self._images_to_come.pop(name, None)
 
     async def _start_steps(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState:
+        """Make everything that the container needs, write down what it is, launch it.
+
+        One document precedes the launch. What a supervisor that dies before it leaves behind is nobody's, and
+        `reconcile` takes it away; after it, hold knows whether the launch came about.
+        """
         name, request = state.name, state.request
         image = await self._resolve(request.image)
         machine = platform.machine()
@@ -343,32 +351,24 @@ class Lifecycle:
         digest = image.digest.hex()
         in_use = digest in self._images_used()
         self._images_to_come[name] = digest
-        mounted = await self._images.ensure(
-            image, image_sources(request.image.store), forced=request.image.provider, in_use=in_use
-        )
-        state = await self._save(state, image=_image_state(mounted, image, request.image.store))
-
-        resources = request.resources
-        cgroup = await self._cgroups.create(
-            name,
-            Limits(memory_bytes=resources.memory_bytes, cpu_milli=resources.cpus_milli, pids=resources.pids),
-        )
+        async with plain_group() as group:
+            mounting = group.create_task(
+                self._images.ensure(
+                    image, image_sources(request.image.store), forced=request.image.provider, in_use=in_use
+                ),
+                name="image",
+            )
+            grouping = group.create_task(self._cgroups.create(name, _limits(request.resources)), name="cgroup")
+            connecting = group.create_task(self._connect(name, ports), name="network")
+            group.create_task(self._make_layers(name), name="layers")
+        mounted, cgroup, network = mounting.result(), grouping.result(), connecting.result()
         state = await self._save(
             state,
+            image=_image_state(mounted, image, request.image.store),
             cgroup=str(cgroup.path),
-            limits=[
-                LimitRecord(
-                    name=limit.name,
-                    requested=str(limit.requested),
-                    enforced=None if limit.enforced is None else str(limit.enforced),
-                    reason=limit.reason,
-                )
-                for limit in cgroup.limits
-                if limit.requested is not None
-            ],
+            limits=_limit_records(cgroup),
+            network=network,
         )
-
-        state = await self._save(state, network=await self._connect(name, ports))
         launch = plan_launch(
             request,
             generation=state.generation,
@@ -378,15 +378,14 @@ class Lifecycle:
             netns=name,
             cgroup=str(cgroup.path),
         )
-        await self._make_layers(name)
         pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name, image=image)
         await self._attach_log(name)
-        return await self._save(state, status="running", pid=pid, started_ns=self._clock_ns())
+        return self._change(state, status="running", pid=pid, started_ns=self._clock_ns())
 
     async def _connect(self, name: str, ports: list[PublishedPort]) -> NetworkState:
         """Give the container its namespace, its link and its published ports."""
-        _, descriptors = await self._programs.spawn.request(
-            "netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+        _, descriptors = await self._to_its_end(
+            self._programs.spawn.request("netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         )
         with _closing(descriptors):
             attachment = await self._network.attach(name, descriptors[0], descriptors[1])
@@ -548,9 +547,9 @@ class Lifecycle:
                 raise
             await self._attach_log(process)
             started = msgspec.structs.replace(started, pid=pid)
-            await self._save_exec(name, started)
-            await self._prune_execs(name)
-            return started
+            self._change_exec(name, started)
+        self._save_behind(name)
+        return started
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -727,12 +726,13 @@ class Lifecycle:
         await self._notify()
 
     async def _container_ended(self, state: ContainerState, record: ExitRecord) -> None:
-        """Keep the status first, then release; a kill in between is made good by `reconcile`."""
+        """Tell it, keep it, release; a kill in between is made good by `reconcile`: hold keeps the exit until then."""
+        counted = state
         if state.image is not None:
-            state = self._with_counters(state, await self._images.status(state.image.digest))
-        await self._save(
+            counted = self._with_counters(state, await self._images.status(state.image.digest))
+        state = self._change(
             state,
-            durable=True,
+            image=counted.image,
             status="exited",
             finished_ns=record.time_ns or self._clock_ns(),
             pid=None,
@@ -740,6 +740,7 @@ class Lifecycle:
             exit_signal=record.signal,
         )
         await self._notify()
+        await self._save(state, durable=True)
         await self._release(state.name)
         await self._trim_images()
         if state.request.remove_on_exit:
@@ -756,22 +757,25 @@ class Lifecycle:
         await self._notify()
 
     async def _exec_ended(self, name: str, number: int, record: ExitRecord) -> None:
+        """Tell it first; hold keeps the exit until the document has it."""
         for known in self._get(name).execs:
             if known.id == number:
-                await self._save_exec(
+                state = self._change_exec(
                     name,
                     msgspec.structs.replace(
                         known, running=False, pid=None, exit_code=record.code, exit_signal=record.signal
                     ),
                 )
+                await self._notify()
+                await self._save(state)
+        await self._prune_execs(name)
         await self._programs.hold.request(
             "drop", Names(names=[f"pidfd/{record.name}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
         )
 
-    async def _save_exec(self, name: str, changed: ExecState) -> None:
+    def _change_exec(self, name: str, changed: ExecState) -> ContainerState:
         state = self._get(name)
-        execs = [changed if known.id == changed.id else known for known in state.execs]
-        await self._save(state, execs=execs)
+        return self._change(state, execs=[changed if known.id == changed.id else known for known in state.execs])
 
     async def _prune_execs(self, name: str) -> None:
         """Forget the oldest ended execs and their output."""
@@ -841,6 +845,8 @@ class Lifecycle:
         for name, state in self._states.items():
             if state.status == "exited":
                 await self._release(name)
+        for name in await self._strangers():
+            await self._discard(name)
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
         for record in await self._exits():
@@ -849,6 +855,16 @@ class Lifecycle:
             if state.status == "exited" and state.request.remove_on_exit:
                 self._background(self._remove_ended(state), f"remove {state.name}")
         await self._trim_images()
+
+    async def _strangers(self) -> set[str]:
+        """Names of which something was made and no document: their start did not get so far."""
+        found = set(os.listdir(self._state_dir / "containers")) if (self._state_dir / "containers").is_dir() else set()
+        for prefix in ("netns/", "rule/port/"):
+            kept, _ = await self._programs.hold.request(
+                "list", Prefix(prefix=prefix), reply=Descriptors, timeout_s=REQUEST_TIMEOUT_S
+            )
+            found |= {name.removeprefix(prefix).partition("/")[0] for name in kept.names}
+        return found - self._states.keys()
 
     def _adopt(self, state: ContainerState) -> None:
         if state.image is not None:
@@ -872,13 +888,13 @@ class Lifecycle:
             if not known.running:
                 continue
             if identity in alive or identity in ended:
-                await self._save_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity)))
+                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity))))
                 await self._attach_log(process, may_lack=identity in ended)
             elif known.pid is None:  # it never came to it: whoever still asks begins anew
                 execs = [other for other in self._get(state.name).execs if other.id != known.id]
                 await self._save(state, execs=execs)
             else:
-                await self._save_exec(state.name, msgspec.structs.replace(known, running=False, pid=None))
+                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, running=False, pid=None)))
 
     async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
@@ -936,11 +952,28 @@ class Lifecycle:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
+    def _change(self, state: ContainerState, **changes: object) -> ContainerState:
         changed = msgspec.structs.replace(self._states.get(state.name, state), **changes)
         self._states[state.name] = changed
+        return changed
+
+    async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
+        changed = self._change(state, **changes)
         await self._registry.save(changed, durable=durable)
         return changed
+
+    def _save_behind(self, name: str) -> None:
+        """Write the document of a container as it then is, in its turn; nobody waits for it.
+
+        For what hold knows as well: that a process was made, and its pid.
+        """
+
+        async def save() -> None:
+            async with self._lock(name):
+                if (state := self._states.get(name)) is not None:
+                    await self._registry.save(state, durable=False)
+
+        self._background(save(), f"save {name}")
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -964,6 +997,23 @@ def _closing(descriptors: list[int]) -> Iterator[None]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _limits(resources: Resources) -> Limits:
+    return Limits(memory_bytes=resources.memory_bytes, cpu_milli=resources.cpus_milli, pids=resources.pids)
+
+
+def _limit_records(group: CgroupGroup) -> list[LimitRecord]:
+    return [
+        LimitRecord(
+            name=limit.name,
+            requested=str(limit.requested),
+            enforced=None if limit.enforced is None else str(limit.enforced),
+            reason=limit.reason,
+        )
+        for limit in group.limits
+        if limit.requested is not None
+    ]
 
 
 def _image_state(mounted: MountedImage, image: SignedManifest, store: str) -> ImageState:
