@@ -16,6 +16,7 @@ from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
 from zos_core.base.errors import RequestTimeout, Unreachable
 from zos_core.base.groups import plain_group
+from zos_core.base.signals import signals_to
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
 from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
@@ -171,26 +172,24 @@ async def interruptible(
             again, last_s = now_s - last_s < SECOND_INTERRUPT_S, now_s
             if called_off is not None:
                 note("the start is being called off")
+            elif task.cancelling():
+                return  # it was called off before this block had the signals
             elif started():
                 group.create_task(pass_on(signal.SIGKILL if again else number), name="pass signal on")
             else:
                 called_off = number
                 task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, received, number)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if called_off is None:
-                raise
-            task.uncancel()
-            query = RemoveQuery(force=True, request_id=request.request_id)
-            await _unless_gone(call_again(client, REMOVE, path=path, query=query))
-            raise CalledOff(called_off) from None
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
+        with signals_to(received):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if called_off is None:
+                    raise
+                task.uncancel()
+                query = RemoveQuery(force=True, request_id=request.request_id)
+                await _unless_gone(call_again(client, REMOVE, path=path, query=query))
+                raise CalledOff(called_off) from None
 
 
 async def _unless_gone(call: Coroutine[None, None, None]) -> None:

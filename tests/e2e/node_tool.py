@@ -19,11 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from flist.manifest import SignedManifest, encode_manifest
+from flist.sign import sign_manifest
 from tests.e2e.machine import snapshot
 from tests.hold_tool import HoldTool
 from tests.integration.spawn_kit import make_tree
+from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance
 from zos_core.base.verbs import main as verbs_main
 
@@ -340,6 +344,15 @@ def image_store(directory: Path, *, architecture: str | None = None) -> Iterator
     assert done.status == 0, done.err
     yield store
     shutil.rmtree(tree)
+
+
+def make_variant(image: SignedManifest, directory: Path) -> Path:
+    """Write a .flist file of the image in another revision."""
+    revision = 2 + secrets.randbelow(1 << 60)
+    changed = SignedManifest(encode_manifest(msgspec.structs.replace(image.manifest, revision=revision)))
+    file = directory / f"{revision}.flist"
+    file.write_bytes(sign_manifest(changed, Keyring.of().own_key()).encode())
+    return file
 
 
 def lines_of(process: subprocess.Popen[str]) -> list[str]:

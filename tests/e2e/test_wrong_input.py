@@ -22,7 +22,7 @@ from nacl.signing import SigningKey
 
 from flist.manifest import SignedManifest, encode_manifest
 from flist.sign import sign_manifest
-from tests.e2e.node_tool import TIMEOUT_S, ZOS, Done, Hub, Node, Reading, large_sums, problem, zos_here
+from tests.e2e.node_tool import TIMEOUT_S, ZOS, Done, Hub, Node, Reading, large_sums, make_variant, problem, zos_here
 from zos_core.base.keyring import Key, Keyring
 from zos_core.base.paths import Instance, account
 
@@ -335,15 +335,6 @@ def fresh(store: Path) -> Iterator[Node]:
 def variant(image: SignedManifest, tmp_path: Path) -> Path:
     """The same image under another digest, so that no node has anything of it yet."""
     return make_variant(image, tmp_path)
-
-
-def make_variant(image: SignedManifest, directory: Path) -> Path:
-    """Write a .flist file of the image in another revision."""
-    revision = 2 + secrets.randbelow(1 << 60)
-    changed = SignedManifest(encode_manifest(msgspec.structs.replace(image.manifest, revision=revision)))
-    file = directory / f"{revision}.flist"
-    file.write_bytes(sign_manifest(changed, Keyring.of().own_key()).encode())
-    return file
 
 
 def test_a_hub_that_is_down(unchanged: Node, capfd: pytest.CaptureFixture[str], hub: Hub, variant: Path) -> None:

@@ -14,9 +14,10 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -97,6 +98,8 @@ REQUEST_TIMEOUT_S = 30.0
 # execve reads from the image, and each read waits for as long as blockd lets it (READ_DEADLINE_MS).
 LAUNCH_TIMEOUT_S = 2 * READ_DEADLINE_MS / 1000 + 30.0
 KILL_TIMEOUT_S = 10.0
+# How often what is being called off is told to end: it may only now have got the name by which it is told.
+HURRY_INTERVAL_S = 0.1
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
 ATTACH_GRACE_S = 60.0
@@ -433,7 +436,9 @@ class Lifecycle:
     ) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            return await self._to_its_end(self._launch_once(operation, body, image))
+            # A program that is being loaded waits for its image: killed, it does so no longer.
+            kill = partial(self._kill, body.name, signal.SIGKILL)
+            return await self._to_its_end(self._launch_once(operation, body, image), hurry=kill)
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
                 raise CommandNotFound(
@@ -917,8 +922,13 @@ class Lifecycle:
         for task in [*self._tasks, *(start.task for start in self._starting.values())]:
             task.cancel()
 
-    async def _to_its_end(self, work: Coroutine[None, None, T]) -> T:
-        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone."""
+    async def _to_its_end(
+        self, work: Coroutine[None, None, T], *, hurry: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone.
+
+        `hurry` is called meanwhile, again and again, to bring that end about.
+        """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def carry() -> None:
@@ -934,7 +944,10 @@ class Lifecycle:
         try:
             return await asyncio.shield(outcome)
         except asyncio.CancelledError:
-            await asyncio.wait([outcome])
+            while not outcome.done():
+                if hurry is not None:
+                    await hurry()
+                await asyncio.wait([outcome], timeout=None if hurry is None else HURRY_INTERVAL_S)
             if not outcome.cancelled():
                 outcome.exception()  # retrieved; that it was called off counts more
             raise
