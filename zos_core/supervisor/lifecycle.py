@@ -180,6 +180,8 @@ class Lifecycle:
         self._idle_images: list[str] = []
         # By container: what is about to be mounted, or is and not yet in its document.
         self._images_to_come: dict[str, str] = {}
+        # By container that has ended: the generation of which this supervisor has released everything.
+        self._released: dict[str, int] = {}
         self._closing = False
         self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -654,11 +656,9 @@ class Lifecycle:
             await forward.request(
                 "remove", Named(name=rule.removeprefix("rule/port/")), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
             )
-        group = self._cgroups.group(name)
-        await group.kill()
-        await group.wait_empty()
-        await group.remove()
-        await self._network.detach(name)
+        async with plain_group() as group:
+            group.create_task(self._cgroups.group(name).end(), name="cgroup")
+            group.create_task(self._network.detach(name), name="network")
         await hold.request(
             "drop",
             Names(names=[f"netns/{name}", f"rtnl/{name}", f"pidfd/{name}"]),
@@ -668,8 +668,9 @@ class Lifecycle:
 
     async def _discard(self, name: str) -> None:
         """Release a container and remove everything that was kept of it."""
-        await self._release(name)
         state = self._states.get(name)
+        if self._released.pop(name, None) != (state.generation if state is not None else 0):
+            await self._release(name)
         for known in state.execs if state is not None else []:
             await self._remove_log(f"{name}/exec-{known.id}")
         await self._remove_log(name)
@@ -747,6 +748,7 @@ class Lifecycle:
         await self._notify()
         await self._save(state, durable=True)
         await self._release(state.name)
+        self._released[state.name] = state.generation
         await self._trim_images()
         if state.request.remove_on_exit:
             self._background(self._remove_ended(state), f"remove {state.name}")
