@@ -7,14 +7,21 @@
 use pyo3::prelude::*;
 
 mod bind_fetch;
+mod bind_merkle;
 mod bind_pack;
+mod buffer;
 mod errors;
+mod number;
 
 /// A function that adds the functions and classes of one kernel to the module.
 type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 /// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
-const KERNELS: &[Register] = &[bind_fetch::register, bind_pack::register];
+const KERNELS: &[Register] = &[
+    bind_fetch::register,
+    bind_merkle::register,
+    bind_pack::register,
+];
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
