@@ -5,6 +5,7 @@ from typing_extensions import Buffer
 
 __all__ = [
     "ImageReader",
+    "Keys",
     "Packer",
     "fetch_object",
     "merkle_consistency_proof",
@@ -17,6 +18,11 @@ __all__ = [
     "merkle_verify_consistency",
     "merkle_verify_inclusion",
     "merkle_verify_inclusions",
+    "sign_backend",
+    "sign_check_key",
+    "sign_verdicts",
+    "sign_verify",
+    "sign_verify_many",
 ]
 
 @final
@@ -76,3 +82,25 @@ def merkle_consistency_proof(nodes: Buffer, old_size: int, size: int) -> bytes: 
 def merkle_verify_inclusion(root: Buffer, size: int, index: int, leaf: Buffer, proof: Buffer) -> None: ...
 def merkle_verify_inclusions(root: Buffer, size: int, indices: Buffer, leaves: Buffer, proofs: Buffer) -> None: ...
 def merkle_verify_consistency(old_root: Buffer, old_size: int, root: Buffer, size: int, proof: Buffer) -> None: ...
+
+@final
+class Keys:
+    def __new__(cls, keys: Buffer, /) -> Keys: ...
+    def __len__(self) -> int: ...
+    def verify(self, signer: int, message: Buffer, signature: Buffer) -> None: ...
+    def verdicts(
+        self, signers: Buffer, signatures: Buffer, messages: Buffer, offsets: Buffer, *, threads: int = 1
+    ) -> bytes: ...
+    def verify_many(
+        self, signers: Buffer, signatures: Buffer, messages: Buffer, offsets: Buffer, *, threads: int = 1
+    ) -> None: ...
+
+def sign_backend() -> str: ...
+def sign_check_key(key: Buffer) -> None: ...
+def sign_verdicts(
+    keys: Buffer, signatures: Buffer, messages: Buffer, offsets: Buffer, *, threads: int = 1
+) -> bytes: ...
+def sign_verify(key: Buffer, message: Buffer, signature: Buffer) -> None: ...
+def sign_verify_many(
+    keys: Buffer, signatures: Buffer, messages: Buffer, offsets: Buffer, *, threads: int = 1
+) -> None: ...

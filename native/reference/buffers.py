@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -53,7 +52,7 @@ def numbers(buffer: Buffer, name: str) -> list[int]:
     return [int.from_bytes(each, "little") for each in items(buffer, 8, name)]
 
 
-def parts(data: Buffer, offsets: Buffer) -> Sequence[memoryview]:
+def parts(data: Buffer, offsets: Buffer) -> list[memoryview]:
     """The parts of `data` between neighbouring offsets."""
     whole, ends = view(data, "data"), numbers(offsets, "offsets")
     if not ends:

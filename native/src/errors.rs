@@ -12,7 +12,7 @@ pyo3::import_exception!(native.errors, BlobTooLarge);
 pyo3::import_exception!(native.errors, InputInvalid);
 
 /// Raises a `ZosError` class with a message and its context.
-fn zos_error(
+pub fn zos_error(
     py: Python<'_>,
     class: Bound<'_, pyo3::types::PyType>,
     message: String,

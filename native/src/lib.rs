@@ -9,6 +9,7 @@ use pyo3::prelude::*;
 mod bind_fetch;
 mod bind_merkle;
 mod bind_pack;
+mod bind_sign;
 mod buffer;
 mod errors;
 mod number;
@@ -21,6 +22,7 @@ const KERNELS: &[Register] = &[
     bind_fetch::register,
     bind_merkle::register,
     bind_pack::register,
+    bind_sign::register,
 ];
 
 #[pymodule]

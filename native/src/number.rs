@@ -23,3 +23,23 @@ impl<'py> FromPyObject<'_, 'py> for Count {
         }
     }
 }
+
+/// Most threads that a call may be given.
+const THREADS_MAX: u64 = 64;
+
+/// A number of threads, 1 to 64.
+#[derive(Clone, Copy)]
+pub struct Threads(pub usize);
+
+impl<'py> FromPyObject<'_, 'py> for Threads {
+    type Error = PyErr;
+
+    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
+        let Count(number) = object.extract()?;
+        if !(1..=THREADS_MAX).contains(&number) {
+            let message = format!("{number} threads: 1 to {THREADS_MAX}");
+            return Err(input_invalid(object.py(), message));
+        }
+        Ok(Self(number as usize))
+    }
+}

@@ -10,7 +10,7 @@ use curve25519_dalek::traits::{IsIdentity, VartimeMultiscalarMul};
 use curve25519_dalek::{EdwardsPoint, Scalar};
 
 use crate::key::Parsed;
-use crate::{Error, Key, Keys, SIGNATURE_BYTES};
+use crate::{Error, Key, Keys, KEY_BYTES, SIGNATURE_BYTES};
 
 /// Signatures of one sum at most: more gain nothing (bench/bench_sign.py), and the points leave the cache.
 pub const BATCH_MAX: usize = 1024;
@@ -20,13 +20,20 @@ const LARGE: usize = 95;
 /// Signatures of a small sum.
 const SMALL: usize = 16;
 
-/// Signatures to check: number i is by key `signers[i]` over `message(i)`.
+/// By whom the signatures of a batch are.
+#[derive(Clone, Copy)]
+pub enum Signers<'a> {
+    /// By keys that were decompressed before: number i is by that of this number.
+    Known(&'a Keys, &'a [u32]),
+    /// Number i is by this key; one that comes again is decompressed once for each sum.
+    Plain(&'a [[u8; KEY_BYTES]]),
+}
+
+/// Signatures to check: number i is over `message(i)`.
 #[derive(Clone, Copy)]
 pub struct Batch<'a> {
-    /// The keys.
-    pub keys: &'a Keys,
-    /// Number of each signature's key.
-    pub signers: &'a [u32],
+    /// By whom they are.
+    pub signers: Signers<'a>,
     /// The signatures.
     pub signatures: &'a [[u8; SIGNATURE_BYTES]],
     /// The message of a signature.
@@ -66,57 +73,94 @@ impl Batch<'_> {
         if share == verdicts.len() || share == 0 {
             return self.verdicts(first, verdicts);
         }
-        let mut outcome = Ok(());
         std::thread::scope(|scope| {
             let (own, others) = verdicts.split_at_mut(share);
             let workers: Vec<_> = (first + share..)
                 .step_by(share)
                 .zip(others.chunks_mut(share))
-                .map(|(at, some)| scope.spawn(move || self.verdicts(at, some)))
+                .map(|(at, some)| {
+                    std::thread::Builder::new()
+                        .spawn_scoped(scope, move || self.verdicts(at, some))
+                        .map_err(|_| Error::Threads)
+                })
                 .collect();
-            outcome = self.verdicts(first, own);
+            let mut outcome = self.verdicts(first, own);
             for worker in workers {
                 // A panic goes on in the caller, as it would without threads.
-                let other = worker
-                    .join()
-                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let other = worker.and_then(|worker| {
+                    worker
+                        .join()
+                        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+                });
                 outcome = outcome.and(other);
             }
-        });
-        outcome
+            outcome
+        })
     }
 
     fn check(&self, first: usize, count: usize) -> Result<(), Error> {
-        if self.signers.len() != self.signatures.len() {
+        let signers = match self.signers {
+            Signers::Known(_, numbers) => numbers.len(),
+            Signers::Plain(keys) => keys.len(),
+        };
+        if signers != self.signatures.len() {
             return Err(Error::Argument("signers and signatures differ in number"));
         }
-        let wanted = first
-            .checked_add(count)
-            .and_then(|end| self.signers.get(first..end))
-            .ok_or(Error::Argument("there are fewer signatures than verdicts"))?;
-        if wanted
-            .iter()
-            .any(|signer| *signer as usize >= self.keys.len())
-        {
-            return Err(Error::Argument("a signer is none of the keys"));
+        let end = first.checked_add(count).filter(|end| *end <= signers);
+        let Some(end) = end else {
+            return Err(Error::Argument("there are fewer signatures than verdicts"));
+        };
+        if let Signers::Known(keys, numbers) = self.signers {
+            let unknown = |number: &u32| *number as usize >= keys.len();
+            if numbers[first..end].iter().any(unknown) {
+                return Err(Error::Argument("a signer is none of the keys"));
+            }
         }
         Ok(())
     }
 
     /// Verdicts of signatures that fit into one sum.
     fn sum(&self, first: usize, verdicts: &mut [bool]) -> Result<(), Error> {
+        let end = first + verdicts.len();
+        match self.signers {
+            Signers::Known(keys, numbers) => {
+                self.sum_by(keys, &numbers[first..end], first, verdicts)
+            }
+            Signers::Plain(all) => {
+                let mut numbers = Vec::with_capacity(verdicts.len());
+                let mut known = HashMap::with_capacity(verdicts.len());
+                let mut keys = Keys::default();
+                for key in &all[first..end] {
+                    let number = *known.entry(key).or_insert_with(|| {
+                        keys.add(std::slice::from_ref(key));
+                        keys.len() as u32 - 1
+                    });
+                    numbers.push(number);
+                }
+                self.sum_by(&keys, &numbers, first, verdicts)
+            }
+        }
+    }
+
+    fn sum_by(
+        &self,
+        keys: &Keys,
+        numbers: &[u32],
+        first: usize,
+        verdicts: &mut [bool],
+    ) -> Result<(), Error> {
         let mut open = Vec::with_capacity(verdicts.len());
-        for (place, verdict) in verdicts.iter_mut().enumerate() {
+        for (place, (verdict, signer)) in verdicts.iter_mut().zip(numbers).enumerate() {
             *verdict = false;
-            let signer = self.signers[first + place];
-            let signature = &self.signatures[first + place];
-            let Some(key) = self.keys.get(signer) else {
-                continue;
-            };
-            if let Some(parsed) = key.parse((self.message)(first + place), signature) {
+            let message = (self.message)(first + place);
+            let parsed = keys.get(*signer).and_then(|key| {
+                let parsed = key.parse(message, &self.signatures[first + place])?;
+                Some((key, parsed))
+            });
+            if let Some((key, parsed)) = parsed {
                 open.push(Open {
                     place,
-                    signer,
+                    signer: *signer,
                     key,
                     parsed,
                 });

@@ -9,6 +9,8 @@ pub enum Error {
     Argument(&'static str),
     /// The system has no randomness to give.
     Randomness,
+    /// The system starts no more threads.
+    Threads,
 }
 
 impl fmt::Display for Error {
@@ -16,6 +18,7 @@ impl fmt::Display for Error {
         match self {
             Self::Argument(what) => write!(formatter, "{what}"),
             Self::Randomness => write!(formatter, "getrandom(2) gives no randomness"),
+            Self::Threads => write!(formatter, "no thread can be started"),
         }
     }
 }

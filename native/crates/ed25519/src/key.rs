@@ -96,7 +96,7 @@ pub fn check_key(key: &[u8; KEY_BYTES]) -> Result<(), Fault> {
 }
 
 /// Many keys, decompressed once: a validator set, a keyring. Nothing in it ever changes, so threads share it freely.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 pub struct Keys {
     keys: Vec<Option<Key>>,
 }
@@ -105,9 +105,14 @@ impl Keys {
     /// Decompresses keys; under one that is no point every signature is wrong.
     #[must_use]
     pub fn new(keys: &[[u8; KEY_BYTES]]) -> Self {
-        Self {
-            keys: keys.iter().map(Key::new).collect(),
-        }
+        let mut known = Self::default();
+        known.add(keys);
+        known
+    }
+
+    /// Decompresses more keys, behind the others.
+    pub fn add(&mut self, keys: &[[u8; KEY_BYTES]]) {
+        self.keys.extend(keys.iter().map(Key::new));
     }
 
     /// Number of keys.

@@ -7,7 +7,8 @@
 //!
 //! ```
 //! let keys = ed25519::Keys::new(&[[1; 32], [2; 32]]);
-//! let batch = ed25519::Batch { keys: &keys, signers: &[1, 0], signatures: &[[0; 64]; 2], message: &|_| b"text" };
+//! let signers = ed25519::Signers::Known(&keys, &[1, 0]);
+//! let batch = ed25519::Batch { signers, signatures: &[[0; 64]; 2], message: &|_| b"text" };
 //! let mut verdicts = [true; 2];
 //! batch.verdicts(0, &mut verdicts).unwrap();
 //! assert_eq!(verdicts, [false; 2]);
@@ -19,7 +20,7 @@ mod batch;
 mod error;
 mod key;
 
-pub use batch::{Batch, BATCH_MAX};
+pub use batch::{Batch, Signers, BATCH_MAX};
 pub use error::{Error, Fault};
 pub use key::{check_key, verify, Key, Keys};
 

@@ -4,7 +4,7 @@
 
 use curve25519_dalek::constants::{ED25519_BASEPOINT_POINT, EIGHT_TORSION};
 use curve25519_dalek::{EdwardsPoint, Scalar};
-use ed25519::{verify, Batch, Keys, BATCH_MAX};
+use ed25519::{verify, Batch, Keys, Signers, BATCH_MAX};
 use sha2::{Digest, Sha512};
 
 /// Bytes that look random and are the same in every run.
@@ -251,13 +251,20 @@ fn batched(cases: &[Case], threads: usize) -> Vec<bool> {
     let signatures: Vec<[u8; 64]> = cases.iter().map(|case| case.signature).collect();
     let keys = Keys::new(&keys);
     let batch = Batch {
-        keys: &keys,
-        signers: &signers,
+        signers: Signers::Known(&keys, &signers),
         signatures: &signatures,
         message: &|number| &cases[number].message,
     };
     let mut verdicts = vec![false; cases.len()];
     batch.verdicts_by(0, &mut verdicts, threads).unwrap();
+    let plain: Vec<[u8; 32]> = cases.iter().map(|case| case.key).collect();
+    let batch = Batch {
+        signers: Signers::Plain(&plain),
+        ..batch
+    };
+    let mut again = vec![true; cases.len()];
+    batch.verdicts(0, &mut again).unwrap();
+    assert_eq!(again, verdicts, "plain keys against known ones");
     verdicts
 }
 
@@ -372,8 +379,7 @@ fn wrongs_that_cancel_each_other_are_both_found() {
 fn arrays_that_do_not_fit_are_refused() {
     let keys = Keys::new(&[[1; 32]]);
     let batch = |signers, signatures| Batch {
-        keys: &keys,
-        signers,
+        signers: Signers::Known(&keys, signers),
         signatures,
         message: &|_| b"",
     };

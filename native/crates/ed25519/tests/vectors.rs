@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use ed25519::{check_key, verify, Batch, Fault, Keys};
+use ed25519::{check_key, verify, Batch, Fault, Keys, Signers};
 
 fn vectors(name: &str) -> serde_json::Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -28,8 +28,7 @@ fn verdict(key: [u8; 32], message: &[u8], signature: [u8; 64], others: usize) ->
     let single = verify(&key, message, &signature);
     let keys = Keys::new(&[key]);
     let batch = Batch {
-        keys: &keys,
-        signers: &vec![0; others],
+        signers: Signers::Known(&keys, &vec![0; others]),
         signatures: &vec![signature; others],
         message: &|_| message,
     };
@@ -66,8 +65,7 @@ fn the_196_of_zip_215_are_right() {
     let (signers, signatures): (Vec<_>, Vec<_>) = all.into_iter().unzip();
     let keys = Keys::new(&encodings);
     let batch = Batch {
-        keys: &keys,
-        signers: &signers,
+        signers: Signers::Known(&keys, &signers),
         signatures: &signatures,
         message: &|_| &message,
     };
