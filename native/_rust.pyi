@@ -4,10 +4,13 @@ from typing import final
 from typing_extensions import Buffer
 
 __all__ = [
+    "Hasher",
     "ImageReader",
     "Keys",
     "Packer",
     "fetch_object",
+    "hash_many",
+    "hash_many_into",
     "merkle_consistency_proof",
     "merkle_extend",
     "merkle_hash_leaves",
@@ -103,4 +106,24 @@ def sign_verdicts(
 def sign_verify(key: Buffer, message: Buffer, signature: Buffer) -> None: ...
 def sign_verify_many(
     keys: Buffer, signatures: Buffer, messages: Buffer, offsets: Buffer, *, threads: int = 1
+) -> None: ...
+
+@final
+class Hasher:
+    def __new__(cls, *, key: Buffer | None = None, context: str | None = None) -> Hasher: ...
+    def update(self, data: Buffer) -> None: ...
+    def digest(self) -> bytes: ...
+    def copy(self) -> Hasher: ...
+
+def hash_many(
+    data: Buffer, offsets: Buffer, *, key: Buffer | None = None, context: str | None = None, threads: int = 1
+) -> bytes: ...
+def hash_many_into(
+    data: Buffer,
+    offsets: Buffer,
+    out: Buffer,
+    *,
+    key: Buffer | None = None,
+    context: str | None = None,
+    threads: int = 1,
 ) -> None: ...

@@ -28,7 +28,9 @@ def view(buffer: Buffer, name: str) -> memoryview:
         raise InputInvalid(f"{name} cannot be read: {error}") from error
     if not whole.c_contiguous:
         raise InputInvalid(f"{name} is not contiguous")
-    return memoryview(b"") if whole.nbytes == 0 else whole.cast("B")
+    if whole.nbytes == 0:  # which cannot be cast
+        return memoryview(b"" if whole.readonly else bytearray())
+    return whole.cast("B")
 
 
 def item(buffer: Buffer, size: int, name: str) -> bytes:

@@ -78,6 +78,43 @@ impl<'py> Input<'py> {
     }
 }
 
+/// A buffer that is written.
+pub struct Output {
+    buffer: PyUntypedBuffer,
+}
+
+impl Output {
+    /// Takes the buffer of an argument, which errors call `name`; it may share no byte with what is read.
+    pub fn new(object: &Bound<'_, PyAny>, name: &str, inputs: &[&Input<'_>]) -> PyResult<Self> {
+        let py = object.py();
+        let buffer = export(object, name)?;
+        if buffer.readonly() {
+            return Err(input_invalid(py, format!("{name} cannot be written")));
+        }
+        let begin = buffer.buf_ptr() as usize;
+        let end = begin + buffer.len_bytes();
+        for input in inputs {
+            let read = input.bytes().as_ptr_range();
+            if begin < read.end as usize && (read.start as usize) < end {
+                return Err(input_invalid(py, format!("{name} overlaps what is read")));
+            }
+        }
+        Ok(Self { buffer })
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if self.buffer.len_bytes() == 0 {
+            return &mut [];
+        }
+        // SAFETY: as for `Input::bytes`; the exporter said that it may be written, and none of the call's other
+        // slices lies in it.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.buffer.buf_ptr().cast(), self.buffer.len_bytes())
+        }
+    }
+}
+
 /// Parts of `data` between neighbouring offsets (u64, little-endian, n + 1 of them for n parts).
 pub struct Parts<'a> {
     data: &'a [u8],

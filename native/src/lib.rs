@@ -7,6 +7,7 @@
 use pyo3::prelude::*;
 
 mod bind_fetch;
+mod bind_hash;
 mod bind_merkle;
 mod bind_pack;
 mod bind_sign;
@@ -20,6 +21,7 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 /// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
 const KERNELS: &[Register] = &[
     bind_fetch::register,
+    bind_hash::register,
     bind_merkle::register,
     bind_pack::register,
     bind_sign::register,
