@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::buffer::{run, Input, Output, Parts};
 use crate::errors;
-use crate::number::Threads;
+use crate::number;
 
 /// Bytes of each thread between two looks for signals: some 10 ms.
 const STEP_BYTES: usize = 1 << 25;
@@ -84,26 +84,26 @@ fn hash_all(
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, offsets, *, key = None, context = None, threads = Threads(1)))]
+#[pyo3(signature = (data, offsets, *, key = None, context = None, threads = 1))]
 fn hash_many<'py>(
     py: Python<'py>,
     data: &Bound<'py, PyAny>,
     offsets: &Bound<'py, PyAny>,
     key: Option<&Bound<'py, PyAny>>,
     context: Option<&str>,
-    threads: Threads,
+    #[pyo3(from_py_with = number::threads)] threads: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let mode = mode(py, key, context)?;
     let data = Input::new(data, "data")?;
     let offsets = Input::new(offsets, "offsets")?;
     let parts = Parts::new(py, data.bytes(), offsets.numbers(py, "offsets")?)?;
     PyBytes::new_with(py, parts.len() * DIGEST_BYTES, |out| {
-        hash_all(py, &mode, &parts, out.as_chunks_mut().0, threads.0)
+        hash_all(py, &mode, &parts, out.as_chunks_mut().0, threads)
     })
 }
 
 #[pyfunction]
-#[pyo3(signature = (data, offsets, out, *, key = None, context = None, threads = Threads(1)))]
+#[pyo3(signature = (data, offsets, out, *, key = None, context = None, threads = 1))]
 fn hash_many_into(
     py: Python<'_>,
     data: &Bound<'_, PyAny>,
@@ -111,7 +111,7 @@ fn hash_many_into(
     out: &Bound<'_, PyAny>,
     key: Option<&Bound<'_, PyAny>>,
     context: Option<&str>,
-    threads: Threads,
+    #[pyo3(from_py_with = number::threads)] threads: usize,
 ) -> PyResult<()> {
     let mode = mode(py, key, context)?;
     let data = Input::new(data, "data")?;
@@ -123,7 +123,7 @@ fn hash_many_into(
         let message = format!("out has {} bytes for {} digests", out.len(), parts.len());
         return Err(errors::input_invalid(py, message));
     }
-    hash_all(py, &mode, &parts, out.as_chunks_mut().0, threads.0)
+    hash_all(py, &mode, &parts, out.as_chunks_mut().0, threads)
 }
 
 /// See `native/hashing.py`.

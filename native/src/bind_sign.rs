@@ -9,7 +9,7 @@ use pyo3::types::PyBytes;
 
 use crate::buffer::{Input, Parts};
 use crate::errors;
-use crate::number::{Count, Threads};
+use crate::number::{self, Count};
 
 /// Keys between two looks for signals: some 20 ms.
 const STEP_KEYS: usize = 4096;
@@ -52,13 +52,13 @@ impl<'py> Given<'py> {
         signatures: &Bound<'py, PyAny>,
         messages: &Bound<'py, PyAny>,
         offsets: &Bound<'py, PyAny>,
-        threads: Threads,
+        threads: usize,
     ) -> PyResult<Self> {
         Ok(Self {
             signatures: Input::new(signatures, "signatures")?,
             messages: Input::new(messages, "messages")?,
             offsets: Input::new(offsets, "offsets")?,
-            threads: threads.0,
+            threads,
         })
     }
 
@@ -169,7 +169,7 @@ impl Keys {
         right.then_some(()).ok_or_else(|| wrong(py, None))
     }
 
-    #[pyo3(signature = (signers, signatures, messages, offsets, *, threads = Threads(1)))]
+    #[pyo3(signature = (signers, signatures, messages, offsets, *, threads = 1))]
     fn verdicts<'py>(
         &self,
         py: Python<'py>,
@@ -177,14 +177,14 @@ impl Keys {
         signatures: &Bound<'py, PyAny>,
         messages: &Bound<'py, PyAny>,
         offsets: &Bound<'py, PyAny>,
-        threads: Threads,
+        #[pyo3(from_py_with = number::threads)] threads: usize,
     ) -> PyResult<Bound<'py, PyBytes>> {
         let given = Given::new(signatures, messages, offsets, threads)?;
         let numbers = numbers(py, signers)?;
         given.verdicts(py, Signers::Known(&self.points, &numbers))
     }
 
-    #[pyo3(signature = (signers, signatures, messages, offsets, *, threads = Threads(1)))]
+    #[pyo3(signature = (signers, signatures, messages, offsets, *, threads = 1))]
     fn verify_many(
         &self,
         py: Python<'_>,
@@ -192,7 +192,7 @@ impl Keys {
         signatures: &Bound<'_, PyAny>,
         messages: &Bound<'_, PyAny>,
         offsets: &Bound<'_, PyAny>,
-        threads: Threads,
+        #[pyo3(from_py_with = number::threads)] threads: usize,
     ) -> PyResult<()> {
         let given = Given::new(signatures, messages, offsets, threads)?;
         let numbers = numbers(py, signers)?;
@@ -238,14 +238,14 @@ fn verify(
 }
 
 #[pyfunction]
-#[pyo3(name = "sign_verdicts", signature = (keys, signatures, messages, offsets, *, threads = Threads(1)))]
+#[pyo3(name = "sign_verdicts", signature = (keys, signatures, messages, offsets, *, threads = 1))]
 fn verdicts<'py>(
     py: Python<'py>,
     keys: &Bound<'py, PyAny>,
     signatures: &Bound<'py, PyAny>,
     messages: &Bound<'py, PyAny>,
     offsets: &Bound<'py, PyAny>,
-    threads: Threads,
+    #[pyo3(from_py_with = number::threads)] threads: usize,
 ) -> PyResult<Bound<'py, PyBytes>> {
     let keys = Input::new(keys, "keys")?;
     let keys = keys.items(py, "keys")?;
@@ -254,14 +254,14 @@ fn verdicts<'py>(
 }
 
 #[pyfunction]
-#[pyo3(name = "sign_verify_many", signature = (keys, signatures, messages, offsets, *, threads = Threads(1)))]
+#[pyo3(name = "sign_verify_many", signature = (keys, signatures, messages, offsets, *, threads = 1))]
 fn verify_many(
     py: Python<'_>,
     keys: &Bound<'_, PyAny>,
     signatures: &Bound<'_, PyAny>,
     messages: &Bound<'_, PyAny>,
     offsets: &Bound<'_, PyAny>,
-    threads: Threads,
+    #[pyo3(from_py_with = number::threads)] threads: usize,
 ) -> PyResult<()> {
     let keys = Input::new(keys, "keys")?;
     let keys = keys.items(py, "keys")?;

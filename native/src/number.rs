@@ -28,18 +28,11 @@ impl<'py> FromPyObject<'_, 'py> for Count {
 const THREADS_MAX: u64 = 64;
 
 /// A number of threads, 1 to 64.
-#[derive(Clone, Copy)]
-pub struct Threads(pub usize);
-
-impl<'py> FromPyObject<'_, 'py> for Threads {
-    type Error = PyErr;
-
-    fn extract(object: Borrowed<'_, 'py, PyAny>) -> PyResult<Self> {
-        let Count(number) = object.extract()?;
-        if !(1..=THREADS_MAX).contains(&number) {
-            let message = format!("{number} threads: 1 to {THREADS_MAX}");
-            return Err(input_invalid(object.py(), message));
-        }
-        Ok(Self(number as usize))
+pub fn threads(object: &Bound<'_, PyAny>) -> PyResult<usize> {
+    let Count(number) = object.extract()?;
+    if !(1..=THREADS_MAX).contains(&number) {
+        let message = format!("{number} threads: 1 to {THREADS_MAX}");
+        return Err(input_invalid(object.py(), message));
     }
+    Ok(number as usize)
 }
