@@ -21,6 +21,7 @@ __all__ = [
     "merkle_verify_consistency",
     "merkle_verify_inclusion",
     "merkle_verify_inclusions",
+    "require_main_interpreter",
     "sign_backend",
     "sign_check_key",
     "sign_verdicts",
@@ -127,3 +128,5 @@ def hash_many_into(
     context: str | None = None,
     threads: int = 1,
 ) -> None: ...
+def require_main_interpreter() -> None:
+    """ImportError in any other interpreter."""

@@ -19,6 +19,7 @@ from native.errors import InputInvalid
 from native.reference.hashing import DIGEST_BYTES, KEY_BYTES, THREADS_MAX
 
 if TYPE_CHECKING or not REFERENCE:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native._rust import Hasher, hash_many, hash_many_into
 else:
     from native.reference.hashing import Hasher, hash_many, hash_many_into

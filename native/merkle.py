@@ -34,6 +34,7 @@ if REFERENCE:
         verify_inclusions,
     )
 else:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native._rust import merkle_consistency_proof as consistency_proof
     from native._rust import merkle_extend as extend
     from native._rust import merkle_hash_leaves as hash_leaves

@@ -23,6 +23,7 @@ from native.errors import InputInvalid
 from native.reference.sign import KEY_BYTES, SIGNATURE_BYTES, THREADS_MAX, KeyRefused, SignatureWrong
 
 if TYPE_CHECKING or not REFERENCE:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native._rust import Keys
     from native._rust import sign_backend as backend
     from native._rust import sign_check_key as check_key

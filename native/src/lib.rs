@@ -13,6 +13,7 @@ mod bind_pack;
 mod bind_sign;
 mod buffer;
 mod errors;
+mod interpreter;
 mod number;
 
 /// A function that adds the functions and classes of one kernel to the module.
@@ -25,6 +26,7 @@ const KERNELS: &[Register] = &[
     bind_merkle::register,
     bind_pack::register,
     bind_sign::register,
+    interpreter::register,
 ];
 
 #[pymodule]
