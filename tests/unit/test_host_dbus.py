@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import os
 import socket
-import struct
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from jeepney.low_level import Endianness, Header, HeaderFields, Message, MessageType
 
 from zos_core.host import SystemdRefused, dbus, systemd
 
@@ -19,33 +19,43 @@ UNIT = "zos-t-1.scope"
 BEGIN = b"BEGIN\r\n"
 
 
-def message(kind: int, fields: list[tuple[int, tuple[str, Any]]], signature: str = "", *values: Any) -> bytes:
+def message(kind: MessageType, fields: dict[HeaderFields, Any], signature: str = "", *values: Any) -> bytes:
     """What systemd would send."""
-    body, listed = bytearray(), bytearray()
-    for one, value in zip(dbus._split(signature), values, strict=True):
-        dbus._encode(body, one, value)
     if signature:
-        fields = [*fields, (8, ("g", signature))]
-    dbus._encode(listed, "a(yv)", fields)
-    (length,) = struct.unpack_from("<I", listed)
-    head = struct.pack("<cBBBIII", b"l", kind, 0, 1, len(body), 7, length) + listed[8:]
-    return head + bytes(-len(head) % 8) + body
+        fields = {**fields, HeaderFields.signature: signature}
+    header = Header(Endianness.little, kind, 0, 1, 0, 7, fields)
+    return bytes(Message(header, values).serialise())
 
 
-ANSWER = message(2, [(5, ("u", 1))], "o", "/job/1")
-DONE = message(4, [(3, ("s", "JobRemoved"))], "uoss", 1, "/job/1", UNIT, "done")
+def signal(member: str, signature: str, *values: Any) -> bytes:
+    return message(MessageType.signal, {HeaderFields.member: member}, signature, *values)
+
+
+def refusal(name: str, reason: str) -> bytes:
+    return message(MessageType.error, {HeaderFields.reply_serial: 1, HeaderFields.error_name: name}, "s", reason)
+
+
+ANSWER = message(MessageType.method_return, {HeaderFields.reply_serial: 1}, "o", "/job/1")
+DONE = signal("JobRemoved", "uoss", 1, "/job/1", UNIT, "done")
 
 
 def test_host_dbus_call_is_read_back() -> None:
     call = systemd.scope_call(UNIT, "system.slice", "zos instance t-1", [1, 2])
     assert dbus.message_length(call) == len(call)
     assert call[:4] == b"l\1\0\1"
-    read = dbus.parse_message(call)
-    assert read.member == "StartTransientUnit"
+    read = Message.from_buffer(call)
+    assert read.header.fields[HeaderFields.member] == "StartTransientUnit"
     unit, mode, properties, auxiliary = read.body
     assert (unit, mode, auxiliary) == (UNIT, "fail", [])
-    assert dict(properties)["PIDs"] == [1, 2]
-    assert dict(properties)["Delegate"] is True
+    assert dict(properties)["PIDs"] == ("au", [1, 2])
+    assert dict(properties)["Delegate"] == ("b", True)
+
+
+def test_host_dbus_endless_list_is_not_read() -> None:
+    """An array of empty structures, in which jeepney's decoder would stay for ever."""
+    endless = signal("JobRemoved", "aay", [b"1"]).replace(b"\3aay\0", b"\3a()\0")
+    assert b"a()" in endless
+    assert dbus.parse_message(endless).body == ()
 
 
 def test_host_dbus_length_needs_the_header() -> None:
@@ -59,11 +69,7 @@ def test_host_dbus_length_needs_the_header() -> None:
 
 @given(st.binary(max_size=300))
 def test_host_dbus_garbage(data: bytes) -> None:
-    for call in (
-        dbus.message_length,
-        dbus.parse_message,
-        lambda data: dbus.parse_message(data, signals=["JobRemoved"]),
-    ):
+    for call in (dbus.message_length, dbus.parse_message):
         try:
             call(data)
         except SystemdRefused:
@@ -76,7 +82,7 @@ def test_host_dbus_damage(whole: bytes, data: st.DataObject) -> None:
     for _ in range(data.draw(st.integers(1, 3))):
         changed[data.draw(st.integers(0, len(changed) - 1))] = data.draw(st.integers(0, 255))
     try:
-        dbus.parse_message(bytes(changed), signals=["JobRemoved"])
+        dbus.parse_message(bytes(changed))
     except SystemdRefused:
         pass
 
@@ -129,7 +135,7 @@ async def test_host_dbus_scope_started(tmp_path: Path) -> None:
 
 async def test_host_dbus_scope_started_between_other_signals(tmp_path: Path) -> None:
     """systemd tells everybody everything, in types (dictionaries) that are not spoken here."""
-    other = bytearray(message(4, [(3, ("s", "PropertiesChanged"))], "ss", "org.freedesktop.systemd1.Unit", "x"))
+    other = bytearray(signal("PropertiesChanged", "ss", "org.freedesktop.systemd1.Unit", "x"))
     at = other.index(b"\x02ss\0")
     other[at + 1 : at + 3] = b"{s"
     await say(tmp_path / "s", bytes(other) + ANSWER + bytes(other) + DONE)
@@ -140,8 +146,8 @@ async def test_host_dbus_scope_started_signal_first(tmp_path: Path) -> None:
 
 
 REFUSALS = [
-    message(3, [(5, ("u", 1)), (4, ("s", "org.freedesktop.DBus.Error.AccessDenied"))], "s", "no"),
-    ANSWER + message(4, [(3, ("s", "JobRemoved"))], "uoss", 1, "/job/1", UNIT, "failed"),
+    refusal("org.freedesktop.DBus.Error.AccessDenied", "no"),
+    ANSWER + signal("JobRemoved", "uoss", 1, "/job/1", UNIT, "failed"),
     b"",
     b"HTTP/1.1 400 Bad Request\r\n\r\n",
 ]
@@ -161,8 +167,8 @@ async def test_host_dbus_not_let_in(tmp_path: Path) -> None:
 
 
 async def test_host_dbus_old_scope_is_waited_for(tmp_path: Path) -> None:
-    exists = message(3, [(5, ("u", 1)), (4, ("s", systemd.UNIT_EXISTS))], "s", "already loaded")
-    removed = message(4, [(3, ("s", "UnitRemoved"))], "so", UNIT, "/unit")
+    exists = refusal(systemd.UNIT_EXISTS, "already loaded")
+    removed = signal("UnitRemoved", "so", UNIT, "/unit")
     heard = await say(tmp_path / "s", exists + removed, ANSWER + DONE)
     assert heard[0] == heard[1]
 

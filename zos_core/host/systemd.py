@@ -1,17 +1,18 @@
 """Asks systemd for a scope of our own, in which control groups are ours to make (Delegate=yes).
 
-Spoken over systemd's private socket, as systemctl does for root: no bus daemon and no library are needed. Source:
+Spoken over systemd's private socket, as systemctl does for root: no bus daemon is needed. Source:
 org.freedesktop.systemd1(5), StartTransientUnit; systemd.scope(5); the D-Bus Specification, "Authentication Protocol".
 """
 
 from __future__ import annotations
 
 import asyncio
-import os
 import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
+
+from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 
 from zos_core.host import dbus
 from zos_core.host.errors import SystemdRefused
@@ -21,7 +22,7 @@ __all__ = ["is_running", "start_scope"]
 PRIVATE_SOCKET: Final = Path("/run/systemd/private")
 RUNNING_MARK: Final = Path("/run/systemd/system")  # sd_booted(3)
 START_TIMEOUT_S: Final = 20.0
-_LINE_BYTES_MAX: Final = 512
+_GREETING_BYTES_MAX: Final = 512
 _UNLIMITED: Final = (1 << 64) - 1
 _SERIAL: Final = 1
 JOB_REMOVED: Final = "JobRemoved"
@@ -109,17 +110,18 @@ def scope_call(unit: str, slice: str, description: str, processes: Sequence[int]
 async def _authenticate(sock: socket.socket) -> None:
     """SASL EXTERNAL: who we are, systemd knows from the socket."""
     loop = asyncio.get_running_loop()
-    await loop.sock_sendall(sock, b"\0AUTH EXTERNAL " + str(os.geteuid()).encode().hex().encode() + b"\r\n")
-    line = b""
-    while not line.endswith(b"\r\n"):
-        # Byte by byte: nothing of what follows may be taken, and the line is short.
-        byte = await loop.sock_recv(sock, 1)
-        line += byte
-        if not byte or len(line) > _LINE_BYTES_MAX:
-            raise SystemdRefused("systemd closed the connection instead of letting us in")
-    if not line.startswith(b"OK "):
-        raise SystemdRefused(f"systemd did not let us in: {line.decode('ascii', 'replace').strip()}")
-    await loop.sock_sendall(sock, b"BEGIN\r\n")
+    authentication = Authenticator()
+    try:
+        for line in authentication:
+            await loop.sock_sendall(sock, line)
+            answer = await loop.sock_recv(sock, _GREETING_BYTES_MAX)
+            if not answer:
+                raise SystemdRefused("systemd closed the connection instead of letting us in")
+            authentication.feed(answer)
+    except AuthenticationError as error:
+        text = bytes(error.data).decode("ascii", "replace")
+        raise SystemdRefused(f"systemd did not let us in: {text}") from error
+    await loop.sock_sendall(sock, BEGIN)
 
 
 async def _receive(sock: socket.socket, pending: bytes) -> tuple[dbus.Incoming, bytes]:
@@ -127,7 +129,7 @@ async def _receive(sock: socket.socket, pending: bytes) -> tuple[dbus.Incoming, 
     while True:
         length = dbus.message_length(pending)
         if length is not None and len(pending) >= length:
-            return dbus.parse_message(pending[:length], signals=(JOB_REMOVED, UNIT_REMOVED)), pending[length:]
+            return dbus.parse_message(pending[:length]), pending[length:]
         more = await loop.sock_recv(sock, 1 << 16)
         if not more:
             raise SystemdRefused("systemd closed the connection")
