@@ -60,6 +60,17 @@ FLIST = Group(
             ),
             examples=(("sudo zos flist extract web ./rootfs", "with all owners, times and attributes"),),
         ),
+        "cat": Verb(
+            summary="Print one file of an image; only what holds it is fetched",
+            handler="flist.cat:cat",
+            arguments=(
+                IMAGE,
+                argument("path", metavar="PATH", complete="", help="in the image; symbolic links are followed there"),
+                STORE,
+                UNSIGNED,
+            ),
+            examples=(("zos flist cat web /etc/os-release", "without mounting or extracting it"),),
+        ),
         "mount": Verb(
             summary="Mount an image on a directory, fetched while it is read",
             handler="flist.commands:mount",

@@ -13,16 +13,14 @@ import errno
 import os
 import shutil
 import stat
-from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flist.bundles import BLOCK
-from flist.erofs_reader import HOLE, MetaImage
-from flist.index import IndexedUnit
+from flist.erofs_reader import MetaImage
 from flist.manifest import SignedManifest
-from flist.reader import ImageReader
+from flist.places import Place, places_of
+from flist.reader import RUN_BYTES_MAX, ImageReader
 from flist.store import Store, open_sources
 from flist.tree import Inode
 from native.errors import ZosError
@@ -82,24 +80,28 @@ async def extract(
 
     After an error the target is as it was before.
     """
-    reader = ImageReader(store, image.manifest)
+    async with ImageReader(store, image.manifest) as reader:
+        return await _extract(reader, directory, progress)
+
+
+async def _extract(reader: ImageReader, directory: Path, progress: Progress) -> ExtractResult:
     meta = await reader.tree()
-    units = await reader.units()
-    places = _places(meta, units)
+    places = [place for number in meta.chunks for place in places_of(meta, number, most=RUN_BYTES_MAX)]
+    places.sort(key=lambda place: place.address)
+    bytes_written = sum(place.length for place in places)
     target = _Target(directory, meta)
     try:
         target.open()
         with progress.task("making files", total=len(meta.tree.inodes)) as task:
             await in_thread(target.make)
             task.advance(len(meta.tree.inodes))
-        total = sum(units[number].length for number in places)
-        with progress.task("extracting", total=total, unit="bytes") as task:
+        with progress.task("extracting", total=bytes_written, unit="bytes") as task:
 
-            def sink(number: int, plain: bytes) -> None:
+            def sink(number: int, plain: memoryview) -> None:
                 target.write(places[number], plain)
                 task.advance(len(plain))
 
-            await reader.read(list(places), sink)
+            await reader.read_many([(place.address, place.length) for place in places], sink)
         await in_thread(target.finish)
     except BaseException as error:
         target.undo()
@@ -112,48 +114,11 @@ async def extract(
         target.close()
     return ExtractResult(
         inodes=len(meta.tree.inodes),
-        bytes_written=sum(place.length for held in places.values() for place in held),
+        bytes_written=bytes_written,
         owners_kept=target.as_root,
         devices_skipped=target.devices_skipped,
         xattrs_skipped=target.xattrs_skipped,
     )
-
-
-# --- Where data goes: pure -----------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """`length` bytes from `start` of a unit belong at `offset` of a file."""
-
-    path: bytes
-    offset: int
-    start: int
-    length: int
-
-
-def _places(meta: MetaImage, units: Sequence[IndexedUnit]) -> dict[int, list[_Place]]:
-    """For each unit that is used, where its bytes go. Bytes between a unit's end and the next block are zeros."""
-    starts = [unit.block for unit in units]
-    places: dict[int, list[_Place]] = {}
-    for number, chunks in meta.chunks.items():
-        inode = meta.tree.inodes[number]
-        for position, block in enumerate(chunks.blocks):
-            if block == HOLE:
-                continue
-            offset = position * chunks.size
-            left = min(chunks.size, inode.size - offset)
-            address = block * BLOCK
-            while left:
-                unit = bisect_right(starts, address // BLOCK) - 1
-                start = address - starts[unit] * BLOCK
-                end = starts[unit + 1] * BLOCK if unit + 1 < len(starts) else meta.blob_blocks * BLOCK
-                held = min(left, end - address)
-                used = min(held, units[unit].length - start)
-                if used > 0:
-                    places.setdefault(unit, []).append(_Place(inode.path, offset, start, used))
-                left, offset, address = left - held, offset + held, address + held
-    return places
 
 
 # --- The target ----------------------------------------------------------------------------------------------------
@@ -241,17 +206,15 @@ class _Target:
         else:
             os.mknod(inode.path, kind | 0o600, os.makedev(*inode.device), dir_fd=self.root)
 
-    def write(self, places: Sequence[_Place], plain: bytes) -> None:
-        view = memoryview(plain)
-        for place in places:
-            descriptor = os.open(place.path, FILE_FLAGS, dir_fd=self.root)
-            try:
-                piece, offset = view[place.start : place.start + place.length], place.offset
-                while piece:
-                    written = os.pwrite(descriptor, piece, offset)
-                    piece, offset = piece[written:], offset + written
-            finally:
-                os.close(descriptor)
+    def write(self, place: Place, plain: memoryview) -> None:
+        descriptor = os.open(place.path, FILE_FLAGS, dir_fd=self.root)
+        try:
+            offset = place.offset
+            while plain:
+                written = os.pwrite(descriptor, plain, offset)
+                plain, offset = plain[written:], offset + written
+        finally:
+            os.close(descriptor)
 
     def finish(self) -> None:
         """Owner, mode and time of everything; a directory comes after all that is in it."""

@@ -1,195 +1,232 @@
-"""Reading an image from a store, with nothing believed: metadata, index and units, each checked against its hash."""
+"""Reading an image from a store, with nothing believed: `native.fetch` brings and verifies, errors become ours.
+
+Metadata, index and units come from the store as it is now: nothing that an earlier reader kept is used.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import tempfile
+import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
 
-import zstandard
-from blake3 import blake3
-
-from flist.bundles import UNIT_MAX
+from flist.bundles import BLOCK
 from flist.erofs_reader import MetaImage, read_meta
-from flist.errors import MetaInvalid
-from flist.index import IndexedUnit, Page, PageList
-from flist.locator import ENTRY_SIZE, PACKS_MAX, Entry, Locator, header_size
+from flist.errors import IndexInvalid, LocatorInvalid, MetaInvalid
 from flist.manifest import Manifest
-from flist.store import ObjectInvalid, Store
+from flist.store import ObjectMissing, Store, StoreUnavailable
+from native import fetch
 from native.errors import ZosError
 from zos_core.base.errors import zos_error_in
-from zos_core.base.threads import in_thread
+from zos_core.base.threads import in_stoppable_thread, in_thread
 
-__all__ = ["ImageReader", "UnitInvalid", "UnitSink"]
+__all__ = ["RUN_BYTES_MAX", "ImageReader", "Range", "RangeSink", "UnitInvalid"]
 
-RUN_BYTES_MAX = 4 << 20  # of one request: large enough that round trips do not count
-GAP_BYTES_MAX = 64 << 10  # bytes between wanted units that are fetched along rather than asked around
-REQUESTS_IN_FLIGHT = 4
+RUN_BYTES_MAX = 4 << 20  # of the blob, of one read: large enough that calls and round trips do not count
+GAP_BYTES_MAX = 64 << 10  # between wanted ranges that is read along rather than asked around
+READS_IN_FLIGHT = 2  # one is fetched while the other is written; the fetcher works on several units of each
+KEEP_BYTES_MAX = 32 << 20  # of plain units in memory
+FETCH_TIMEOUT_S = 20.0  # of one request
+PATIENCE_S = 10.0  # with a store that fails
+OBJECT_TIMEOUT_S = 30.0
+SLOWEST_BYTES_S = 64 << 10  # a store that is slower on the average is given up
 
-UnitSink = Callable[[int, bytes], None]
-"""Gets the number and the plain, verified bytes of a unit; called in a thread, for several units at a time."""
+T = TypeVar("T")
+
+Range = tuple[int, int]
+"""First byte and length, on the blob."""
+RangeSink = Callable[[int, memoryview], None]
+"""Gets the number of a range and its bytes; called in a thread, for several ranges at a time."""
 
 
 class UnitInvalid(ZosError):
-    """The bytes of a unit are not those that the index names (FLIST-BLOB-2)."""
+    """The bytes of a unit are not those that the index names (FLIST-BLOB-2). Context: `unit`, `pack`, `offset`."""
 
     code, http_status, exit_status = "flist.unit-invalid", 502, 42
 
 
-@dataclass(frozen=True, slots=True)
-class _Run:
-    """Units that are fetched with one request."""
-
-    pack: bytes
-    offset: int
-    length: int
-    units: tuple[int, ...]
-
-
 class ImageReader:
-    """Objects of one image in one store. Methods may be called in any order; the index is read once."""
+    """One image in one store (or several as one). An async context manager; entering it reads the page list."""
 
     def __init__(self, store: Store, manifest: Manifest) -> None:
         self._store = store
         self._manifest = manifest
-        self._units: list[IndexedUnit] | None = None
+        self._stop = threading.Event()
+        self._blob: fetch.ImageReader | None = None
+
+    async def __aenter__(self) -> Self:
+        """Open the image.
+
+        Raises:
+            IndexInvalid: the page list is not the one that the manifest names.
+            ObjectMissing, StoreUnavailable: the store lacks it, or cannot be read.
+        """
+        index = self._manifest.index
+        self._blob = await self._native(
+            lambda: fetch.ImageReader(
+                index.root,
+                pages=index.pages,
+                units=index.units,
+                blocks=index.blocks,
+                sources=self._store.addresses,
+                fetch_timeout_s=FETCH_TIMEOUT_S,
+                patience_s=PATIENCE_S,
+                keep_bytes_max=KEEP_BYTES_MAX,
+                stop=self._stop,
+            )
+        )
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End what is under way."""
+        self._stop.set()
+        if self._blob is not None:
+            await in_thread(self._blob.close)
 
     async def tree(self) -> MetaImage:
         """The tree, read out of the metadata image.
 
         Raises:
             MetaInvalid: the store has something else under that hash, or it is no image of version 1.
+            ObjectMissing, StoreUnavailable: the store lacks it, or cannot be read.
         """
-        meta = await in_thread(read_meta, await self.meta())
+        meta = await in_thread(read_meta, await self._meta())
         if meta.blob_blocks != self._manifest.index.blocks:
             raise MetaInvalid("the metadata image has a blob of another size than the index", blocks=meta.blob_blocks)
         return meta
 
-    async def meta(self) -> bytes:
-        """The metadata image, plain.
+    async def content_bytes(self) -> int:
+        """Plain bytes of all units; reads the whole index.
 
         Raises:
-            MetaInvalid: the store has something else under that hash.
+            IndexInvalid: it is not the one that the manifest names.
+            ObjectMissing, StoreUnavailable: the store lacks some of it, or cannot be read.
         """
-        ref = self._manifest.meta
-        most = ref.size + (ref.size >> 7) + 1024  # a zstd frame of incompressible bytes is hardly longer than they are
-        stored = await self._store.get(f"meta/{ref.blake3.hex()}", limit=most)
-        plain = await in_thread(_plain, stored, ref.size)
-        if plain is None or blake3(plain).digest() != ref.blake3:
-            raise MetaInvalid("the metadata image has another hash than the manifest says", meta=ref.blake3.hex())
-        return plain
+        return await self._native(self._open_blob().content_bytes)
 
-    async def units(self) -> list[IndexedUnit]:
-        """Every unit of the blob, in the order of addresses.
+    @property
+    def size_bytes(self) -> int:
+        """Size of the blob."""
+        return self._manifest.index.blocks * BLOCK
 
-        Raises:
-            IndexInvalid: the index is not the one that the manifest names.
-        """
-        if self._units is None:
-            root = self._manifest.index.root
-            page_list = PageList.decode(await self._store.get(f"index/{root.hex()}"), root)
-            units: list[IndexedUnit] = []
-            for ref in page_list.pages:
-                units += Page.decode(await self._store.get(f"index/{ref.hash.hex()}"), ref).units()
-            index = self._manifest.index
-            if (len(units), page_list.blocks, len(page_list.pages)) != (index.units, index.blocks, index.pages):
-                raise MetaInvalid("the index has other numbers than the manifest says", root=root.hex())
-            self._units = units
-        return self._units
-
-    async def read(self, wanted: Sequence[int], sink: UnitSink) -> None:
-        """Fetch and verify units, in an order that suits the packs, and hand each to `sink`.
+    async def read(self, start: int, length: int) -> bytes:
+        """Bytes of the blob, at most `RUN_BYTES_MAX`; what lies between units is zeros.
 
         Raises:
             UnitInvalid: wrong bytes, or a pack that ends early.
             LocatorInvalid: the store does not know where its units are.
-            ObjectMissing, StoreUnavailable: as `Store.get`.
+            IndexInvalid, ObjectMissing, StoreUnavailable: as of `content_bytes`.
         """
-        units = await self.units()
-        locator = await self._locator(units)
-        runs = iter(_runs(locator, wanted))
+        return await self._native(partial(self._read, start, length))
+
+    async def read_many(self, ranges: Sequence[Range], sink: RangeSink) -> None:
+        """Read ranges that ascend and that `RUN_BYTES_MAX` holds, and hand each to `sink`; errors as of `read`."""
+        runs = _runs(ranges)
+
+        def deliver(run: Sequence[int]) -> None:
+            start, end = ranges[run[0]][0], max(sum(ranges[number]) for number in run)
+            view = memoryview(self._read(start, end - start))
+            for number in run:
+                at, length = ranges[number]
+                sink(number, view[at - start : at - start + length])
 
         async def work() -> None:
             for run in runs:
-                data = await self._fetch(run)
-                await in_thread(_deliver, run, data, locator, units, sink)
+                await self._native(partial(deliver, run))
 
         try:
             async with asyncio.TaskGroup() as group:
-                for number in range(REQUESTS_IN_FLIGHT):
-                    group.create_task(work(), name=f"read units {number}")
+                for number in range(READS_IN_FLIGHT):
+                    group.create_task(work(), name=f"read image {number}")
         except BaseExceptionGroup as group_error:  # all workers fail for one reason: the first says it
-            raise zos_error_in(group_error) or group_error from group_error
+            raise zos_error_in(group_error) or group_error.exceptions[0] from group_error
 
-    async def _locator(self, units: Sequence[IndexedUnit]) -> Locator:
-        path = f"locator/{self._manifest.index.root.hex()}"
-        limit = header_size(PACKS_MAX) + ENTRY_SIZE * len(units)
-        return Locator.decode(await self._store.get(path, limit=limit), [unit.length for unit in units])
+    def _open_blob(self) -> fetch.ImageReader:
+        if self._blob is None:
+            raise RuntimeError("ImageReader is used outside of its `async with`")
+        return self._blob
 
-    async def _fetch(self, run: _Run) -> bytes:
-        try:
-            return await self._store.get_range(f"pack/{run.pack.hex()}", run.offset, run.length)
-        except ObjectInvalid as error:
-            raise UnitInvalid(
-                f"a pack of {self._store.name} is cut off: {error}", pack=run.pack.hex(), unit=run.units[0]
-            ) from error
+    def _read(self, start: int, length: int) -> bytes:
+        timeout_s = FETCH_TIMEOUT_S + length / SLOWEST_BYTES_S
+        return self._open_blob().read(start, length, timeout_s=timeout_s)
+
+    async def _meta(self) -> bytes:
+        """The metadata image, plain."""
+        ref = self._manifest.meta
+        with tempfile.TemporaryDirectory(prefix="zos-meta-") as scratch:
+            to = Path(scratch, "meta")
+
+            def bring() -> bytes:
+                try:
+                    fetch.fetch_object(
+                        self._store.addresses,
+                        f"meta/{ref.blake3.hex()}",
+                        hash=ref.blake3,
+                        size=ref.size,
+                        zstd=True,
+                        to=str(to),
+                        timeout_s=OBJECT_TIMEOUT_S + ref.size / SLOWEST_BYTES_S,
+                        stop=self._stop,
+                    )
+                except fetch.FetchCorrupt as error:
+                    raise MetaInvalid(f"the metadata image is wrong: {error}", meta=ref.blake3.hex()) from error
+                return to.read_bytes()
+
+            return await self._native(bring)
+
+    async def _native(self, work: Callable[[], T]) -> T:
+        with _our_errors():
+            return await in_stoppable_thread(self._stop.set, work)
 
 
-def _runs(locator: Locator, wanted: Sequence[int]) -> Iterator[_Run]:
-    entries = locator.entries
-    order = sorted(set(wanted), key=lambda number: (entries[number].pack, entries[number].offset))
-    group: list[int] = []
-    for number in order:
-        if group and not _joins(entries[group[0]], entries[group[-1]], entries[number]):
-            yield _run(locator, group)
-            group = []
-        group.append(number)
-    if group:
-        yield _run(locator, group)
+@contextmanager
+def _our_errors() -> Iterator[None]:
+    """Errors of the fetcher as those of images and stores."""
+    try:
+        yield
+    except fetch.FetchUnavailable as error:
+        raise StoreUnavailable(str(error), hint="is the hub reachable?", **_facts(error)) from error
+    except fetch.FetchMissing as error:
+        raise ObjectMissing(str(error), **_facts(error)) from error
+    except fetch.FetchCorrupt as error:
+        raise _invalid(error) from error
 
 
-def _joins(first: Entry, last: Entry, entry: Entry) -> bool:
-    end = last.offset + last.stored
-    return (
-        entry.pack == first.pack
-        and entry.offset - end <= GAP_BYTES_MAX
-        and entry.offset + entry.stored - first.offset <= RUN_BYTES_MAX
+def _invalid(error: fetch.FetchCorrupt) -> ZosError:
+    facts = _facts(error)
+    if facts["reason"] == "fetch.bad-locator":
+        return LocatorInvalid(f"the locator is wrong: {error}", **facts)
+    if "unit" not in facts:
+        return IndexInvalid(f"the index is wrong: {error}", **facts)
+    return UnitInvalid(
+        f"unit {facts['unit']} has wrong bytes: {error}",
+        hint="the store is damaged: build or publish the image again, or use another store",
+        **facts,
     )
 
 
-def _run(locator: Locator, group: Sequence[int]) -> _Run:
-    entries = [locator.entries[number] for number in group]
-    start = entries[0].offset
-    end = max(entry.offset + entry.stored for entry in entries)
-    return _Run(locator.packs[entries[0].pack], start, end - start, tuple(group))
+def _facts(error: ZosError) -> dict[str, Any]:
+    return dict(error.context)
 
 
-def _deliver(run: _Run, data: bytes, locator: Locator, units: Sequence[IndexedUnit], sink: UnitSink) -> None:
-    view = memoryview(data)
-    for number in run.units:
-        entry, unit = locator.entries[number], units[number]
-        start = entry.offset - run.offset
-        stored = view[start : start + entry.stored]
-        plain = bytes(stored) if entry.raw else _plain(stored, unit.length)
-        if plain is None or len(plain) != unit.length or blake3(plain).digest() != unit.hash:
-            raise UnitInvalid(
-                f"unit {number} has wrong bytes",
-                hint="the store is damaged: build or publish the image again, or use another store",
-                unit=number,
-                pack=run.pack.hex(),
-                offset=entry.offset,
-            )
-        sink(number, plain)
-
-
-def _plain(stored: bytes | memoryview, size: int) -> bytes | None:
-    """The contents of one zstd frame, or None if it is none or is not of `size`; never allocates more than that."""
-    try:
-        said = zstandard.frame_content_size(stored)
-        if said not in (-1, size):
-            return None
-        window = max(UNIT_MAX, 1 << 27)
-        plain = zstandard.ZstdDecompressor(max_window_size=window).decompress(stored, max_output_size=size)
-    except zstandard.ZstdError:
-        return None
-    return plain if len(plain) == size else None
+def _runs(ranges: Sequence[Range]) -> Iterator[list[int]]:
+    """Numbers of ranges that are read together."""
+    run: list[int] = []
+    begin = end = 0
+    for number, (start, length) in enumerate(ranges):
+        if run and (start - end > GAP_BYTES_MAX or max(end, start + length) - begin > RUN_BYTES_MAX):
+            yield run
+            run = []
+        if not run:
+            begin = end = start
+        run.append(number)
+        end = max(end, start + length)
+    if run:
+        yield run

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flist.manifest import SignedManifest
 from flist.names import Trusted
-from flist.reader import ImageReader
+from flist.reader import RUN_BYTES_MAX, ImageReader
 from flist.sign import verify_manifest
 from flist.store import Store
 from zos_core.base.document import Record
@@ -44,17 +44,19 @@ async def verify(
     """
     manifest = image.manifest
     signer = None if trusted is None else verify_manifest(image, trusted=trusted)
-    reader = ImageReader(store, manifest)
-    meta = await reader.tree()
-    units = await reader.units()
-    with progress.task("verifying", total=sum(unit.length for unit in units), unit="bytes") as task:
-        await reader.read(range(len(units)), lambda number, plain: task.advance(len(plain)))
+    async with ImageReader(store, manifest) as reader:
+        meta = await reader.tree()
+        content_bytes = await reader.content_bytes()
+        size = reader.size_bytes
+        ranges = [(start, min(RUN_BYTES_MAX, size - start)) for start in range(0, size, RUN_BYTES_MAX)]
+        with progress.task("verifying", total=size, unit="bytes") as task:
+            await reader.read_many(ranges, lambda number, plain: task.advance(len(plain)))
     return VerifyResult(
         digest=image.digest.hex(),
         name=manifest.name,
         revision=manifest.revision,
         signed_by=None if signer is None else key_id(signer),
         inodes=len(meta.tree.inodes),
-        units=len(units),
-        bytes_verified=sum(unit.length for unit in units),
+        units=manifest.index.units,
+        bytes_verified=content_bytes,
     )

@@ -1,4 +1,5 @@
 from collections.abc import Sequence
+from threading import Event
 from typing import final
 
 from typing_extensions import Buffer
@@ -33,8 +34,9 @@ __all__ = [
 class ImageReader:
     """Random reads of an image's blob: page list, index pages, locator and units are fetched and verified as needed.
 
-    `directory` keeps blob, presence and index between uses (locked against other users); None keeps units in memory.
-    At most `keep_bytes_max` plain bytes are kept, 0 for no limit. Raises the errors of `native.fetch`.
+    Nothing is kept but units in memory, at most `keep_bytes_max` plain bytes, 0 for no limit. While every source fails
+    in a way that waiting may cure, that becomes an error after `patience_s`. Raises the errors of `native.fetch`; what
+    waits ends with ValueError within 50 ms when another thread sets `stop`.
     """
 
     def __new__(
@@ -45,28 +47,34 @@ class ImageReader:
         units: int,
         blocks: int,
         sources: Sequence[str],
-        directory: str | None,
         fetch_timeout_s: float,
+        patience_s: float,
         keep_bytes_max: int,
+        stop: Event | None = None,
     ) -> ImageReader: ...
     @property
     def size_bytes(self) -> int:
         """Size of the blob."""
 
+    def content_bytes(self) -> int:
+        """Plain bytes of all units: the blob without what lies between them. Brings the whole index."""
+
     def read(self, address: int, length: int, *, timeout_s: float) -> bytes:
         """Bytes of the blob; ValueError outside of it."""
 
-    def fill(self) -> None:
-        """Begin to fetch every missing unit; `status` tells how far it is. ValueError when not all may be kept."""
-
-    def status(self) -> tuple[int, int, int, int, bool]:
-        """Units, units present, bytes fetched, requests made, and whether all were verified in one pass."""
-
     def close(self) -> None:
-        """End; what was kept stays in the directory."""
+        """End; whoever reads gets a ValueError."""
 
 def fetch_object(
-    sources: Sequence[str], object: str, *, hash: bytes, size: int, zstd: bool, to: str, timeout_s: float
+    sources: Sequence[str],
+    object: str,
+    *,
+    hash: bytes,
+    size: int,
+    zstd: bool,
+    to: str,
+    timeout_s: float,
+    stop: Event | None = None,
 ) -> int:
     """Fetch one object (a path in a store) to a file, verified; returns the bytes that came over the wire."""
 

@@ -1,9 +1,10 @@
 """Fetching units and objects of images from stores, each byte verified by BLAKE3 before anybody sees it.
 
-`ImageReader` is what blockd serves images with (`native/crates/fetch`), without FUSE: for tools that extract, print or
-verify. `fetch_object` brings a whole object, such as a metadata image, to a file. Sources are HTTP addresses
-(`http://`, `https://`) or absolute paths of directories, tried in order. Nothing here holds the GIL while it waits, and
-Ctrl-C is heard within 50 ms. There is no twin in plain Python: this is input and output, not a kernel.
+`ImageReader` is what blockd serves images with (`native/crates/fetch`), without FUSE and without a directory: for tools
+that extract, print or verify (`flist/reader.py`). `fetch_object` brings a whole object, such as a metadata image, to a
+file. Sources are HTTP addresses (`http://`, `https://`) or absolute paths of directories, tried in order. Nothing here
+holds the GIL while it waits. Ctrl-C is heard within 50 ms in the main thread; for any other there is `stop`. There is
+no twin in plain Python: this is input and output, not a kernel.
 """
 
 from __future__ import annotations
@@ -34,7 +35,10 @@ class FetchMissing(ZosError):
 
 
 class FetchCorrupt(ZosError):
-    """What came is not what its hash names: wrong, too short, too long or malformed; `reason` says which."""
+    """What came is not what its hash names: wrong, too short, too long or malformed; `reason` says which.
+
+    Context: `reason`, `source`, and of a unit `unit`, `pack` and `offset`.
+    """
 
     code, http_status, exit_status = "fetch.corrupt", 502, 93
 

@@ -58,6 +58,11 @@ class DirectoryStore:
         return str(self._root)
 
     @property
+    def addresses(self) -> list[str]:
+        """The directory, absolute."""
+        return [str(self._root.absolute())]
+
+    @property
     def scratch(self) -> Path | None:
         """`tmp` in the directory: the same file system, so that a finished pack is renamed."""
         make_directories(self._root / SCRATCH, owner=self._owner)

@@ -40,6 +40,11 @@ class HttpStore:
         return self._url
 
     @property
+    def addresses(self) -> list[str]:
+        """The URL."""
+        return [self._url]
+
+    @property
     def scratch(self) -> Path | None:
         """There is none."""
         return None

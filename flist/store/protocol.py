@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
@@ -15,6 +16,10 @@ class Store(Protocol):
     @property
     def name(self) -> str:
         """The store for people: its directory or URL."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Where `native.fetch` reads it: directories as absolute paths and URLs, in order."""
 
     @property
     def scratch(self) -> Path | None:

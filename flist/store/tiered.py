@@ -30,6 +30,11 @@ class TieredStore:
         return ", ".join(store.name for store in self._stores)
 
     @property
+    def addresses(self) -> list[str]:
+        """Of all, in order."""
+        return [address for store in self._stores for address in store.addresses]
+
+    @property
     def scratch(self) -> Path | None:
         """There is none."""
         return None

@@ -1,20 +1,23 @@
 //! `native._rust.ImageReader` and `fetch_object`; the facade is `native/fetch.py`.
 //!
-//! Whatever waits does so without the interpreter and looks for signals in between, so that Ctrl-C is heard.
+//! Whatever waits does so without the interpreter and looks for signals in between, so that Ctrl-C is heard, and for the
+//! caller's `stop`, because signals reach the main thread alone.
 
 use std::collections::VecDeque;
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{sync_channel, Receiver, RecvTimeoutError};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use fetch::layout::hex;
 use fetch::{Code, Image, Object, Plan, Silent, SourceSpec, READ_MAX};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyType};
 
-/// How often a wait looks for signals.
+/// How often a wait looks for signals and `stop`.
 const SIGNAL_PERIOD: Duration = Duration::from_millis(50);
 /// Parts of a long read that are under way at once.
 const PARTS_AHEAD: usize = 4;
@@ -46,7 +49,14 @@ fn raise(py: Python<'_>, error: fetch::Error) -> PyErr {
     let context = PyDict::new(py);
     let filled = context
         .set_item("reason", error.code.as_str())
-        .and_then(|()| context.set_item("source", &error.source));
+        .and_then(|()| context.set_item("source", &error.source))
+        .and_then(|()| match &error.place {
+            Some(place) => context
+                .set_item("unit", place.unit)
+                .and_then(|()| context.set_item("pack", hex(&place.pack)))
+                .and_then(|()| context.set_item("offset", place.offset)),
+            None => Ok(()),
+        });
     match filled.and_then(|()| class.call((error.to_string(),), Some(&context))) {
         Ok(instance) => PyErr::from_value(instance),
         Err(error) => error,
@@ -60,11 +70,13 @@ fn hash(bytes: &[u8]) -> PyResult<[u8; 32]> {
 }
 
 /// An HTTP address, or else a directory.
-fn source(text: String) -> SourceSpec {
-    if text.starts_with("http://") || text.starts_with("https://") {
-        SourceSpec::Http(text)
-    } else {
-        SourceSpec::Dir(text.into())
+fn source(text: OsString) -> SourceSpec {
+    match text.into_string() {
+        Ok(text) if text.starts_with("http://") || text.starts_with("https://") => {
+            SourceSpec::Http(text)
+        }
+        Ok(text) => SourceSpec::Dir(text.into()),
+        Err(bytes) => SourceSpec::Dir(bytes.into()),
     }
 }
 
@@ -75,9 +87,18 @@ fn time(seconds: f64) -> PyResult<Duration> {
     }
 }
 
-/// Waits for an answer, hearing signals.
-fn wait<T: Send>(py: Python<'_>, mut receive: Receiver<fetch::Result<T>>) -> PyResult<T> {
+/// Waits for an answer, hearing signals and `stop`.
+fn wait<T: Send>(
+    py: Python<'_>,
+    mut receive: Receiver<fetch::Result<T>>,
+    stop: Option<&Py<PyAny>>,
+) -> PyResult<T> {
     loop {
+        if let Some(stop) = stop {
+            if stop.call_method0(py, "is_set")?.is_truthy(py)? {
+                return Err(closed());
+            }
+        }
         let answer;
         (receive, answer) = py.detach(move || {
             let answer = receive.recv_timeout(SIGNAL_PERIOD);
@@ -99,12 +120,13 @@ fn closed() -> PyErr {
 #[pyclass(frozen, module = "native._rust")]
 struct ImageReader {
     image: Arc<Image>,
+    stop: Option<Py<PyAny>>,
 }
 
 #[pymethods]
 impl ImageReader {
     #[new]
-    #[pyo3(signature = (root, *, pages, units, blocks, sources, directory, fetch_timeout_s, keep_bytes_max))]
+    #[pyo3(signature = (root, *, pages, units, blocks, sources, fetch_timeout_s, patience_s, keep_bytes_max, stop=None))]
     #[allow(clippy::too_many_arguments)]
     fn new(
         py: Python<'_>,
@@ -112,32 +134,41 @@ impl ImageReader {
         pages: u32,
         units: u32,
         blocks: u32,
-        sources: Vec<String>,
-        directory: Option<PathBuf>,
+        sources: Vec<OsString>,
         fetch_timeout_s: f64,
+        patience_s: f64,
         keep_bytes_max: u64,
+        stop: Option<Py<PyAny>>,
     ) -> PyResult<Self> {
         let plan = Plan {
             root: hash(root)?,
             pages,
             units,
             blocks,
-            dir: directory,
+            dir: None,
             sources: sources.into_iter().map(source).collect(),
             fetch_timeout: time(fetch_timeout_s)?,
+            patience: time(patience_s)?,
             keep_max: keep_bytes_max,
         };
         let (send, receive) = sync_channel(1);
         std::thread::spawn(move || {
             send.send(Image::open(plan, Arc::new(Silent), &AtomicBool::new(false)))
         });
-        let image = Arc::new(wait(py, receive)?);
-        Ok(Self { image })
+        let image = Arc::new(wait(py, receive, stop.as_ref())?);
+        Ok(Self { image, stop })
     }
 
     #[getter]
     fn size_bytes(&self) -> u64 {
         self.image.size()
+    }
+
+    fn content_bytes(&self, py: Python<'_>) -> PyResult<u64> {
+        let (send, receive) = sync_channel(1);
+        let image = self.image.clone();
+        std::thread::spawn(move || send.send(image.content_bytes()));
+        wait(py, receive, self.stop.as_ref())
     }
 
     #[pyo3(signature = (address, length, *, timeout_s))]
@@ -157,49 +188,36 @@ impl ImageReader {
             let message = format!("no {length} bytes at {address} of a blob of {size}");
             return Err(PyValueError::new_err(message));
         };
-        let mut bytes = vec![0; length];
         // Several parts are under way at once, so that a long read is bound by the link and not by its delay.
         let mut ahead = VecDeque::new();
         let mut next = address;
         let mut at = address;
-        for part in bytes.chunks_mut(READ_MAX) {
-            while next < end && ahead.len() < PARTS_AHEAD {
-                let length = (end - next).min(READ_MAX as u64) as usize;
-                ahead.push_back(py.detach(|| self.image.request_channel(next, length, deadline)));
-                next += length as u64;
-            }
-            let mut waiting = ahead.pop_front();
-            loop {
-                if let Some(receive) = waiting.take() {
-                    wait(py, receive)?;
+        PyBytes::new_with(py, length, |bytes| {
+            for part in bytes.chunks_mut(READ_MAX) {
+                while next < end && ahead.len() < PARTS_AHEAD {
+                    let length = (end - next).min(READ_MAX as u64) as usize;
+                    ahead.push_back(
+                        py.detach(|| self.image.request_channel(next, length, deadline)),
+                    );
+                    next += length as u64;
                 }
-                let present = py.detach(|| self.image.read_present(at, part));
-                if present.map_err(|error| raise(py, error))? {
-                    break;
+                let mut waiting = ahead.pop_front();
+                loop {
+                    if let Some(receive) = waiting.take() {
+                        wait(py, receive, self.stop.as_ref())?;
+                    }
+                    let present = py.detach(|| self.image.read_present(at, part));
+                    if present.map_err(|error| raise(py, error))? {
+                        break;
+                    }
+                    // It was given up again for the limit of what is kept.
+                    let length = part.len();
+                    waiting = Some(py.detach(|| self.image.request_channel(at, length, deadline)));
                 }
-                // It was given up again for the limit of what is kept.
-                let length = part.len();
-                waiting = Some(py.detach(|| self.image.request_channel(at, length, deadline)));
+                at += part.len() as u64;
             }
-            at += part.len() as u64;
-        }
-        Ok(PyBytes::new(py, &bytes))
-    }
-
-    fn fill(&self, py: Python<'_>) -> PyResult<()> {
-        py.detach(|| self.image.fill())
-            .map_err(|error| raise(py, error))
-    }
-
-    fn status(&self) -> (u32, u32, u64, u64, bool) {
-        let status = self.image.status();
-        (
-            status.units,
-            status.units_present,
-            status.bytes_fetched,
-            status.requests,
-            status.full,
-        )
+            Ok(())
+        })
     }
 
     fn close(&self, py: Python<'_>) -> PyResult<()> {
@@ -209,17 +227,18 @@ impl ImageReader {
 }
 
 #[pyfunction]
-#[pyo3(signature = (sources, object, *, hash, size, zstd, to, timeout_s))]
+#[pyo3(signature = (sources, object, *, hash, size, zstd, to, timeout_s, stop=None))]
 #[allow(clippy::too_many_arguments)]
 fn fetch_object(
     py: Python<'_>,
-    sources: Vec<String>,
+    sources: Vec<OsString>,
     object: String,
     hash: &[u8],
     size: u64,
     zstd: bool,
     to: PathBuf,
     timeout_s: f64,
+    stop: Option<Py<PyAny>>,
 ) -> PyResult<u64> {
     let deadline = Instant::now() + time(timeout_s)?;
     let object = Object {
@@ -236,7 +255,7 @@ fn fetch_object(
         let outcome = fetch::fetch_object(&sources, &object, &to, deadline, &flag);
         send.send(outcome)
     });
-    let outcome = wait(py, receive);
+    let outcome = wait(py, receive, stop.as_ref());
     cancelled.store(true, Ordering::Relaxed);
     outcome
 }

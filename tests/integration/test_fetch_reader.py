@@ -12,7 +12,7 @@ import pytest
 import zstandard
 from blake3 import blake3
 
-from native.fetch import FetchCorrupt, FetchLocal, FetchMissing, FetchUnavailable, ImageReader, fetch_object
+from native.fetch import FetchCorrupt, FetchMissing, FetchUnavailable, ImageReader, fetch_object
 from tests.integration.blockd_kit import Image, StoreServer, make_image, mixed_sizes, serving
 
 
@@ -27,52 +27,37 @@ def server(image: Image) -> Iterator[StoreServer]:
         yield server
 
 
-def reader(image: Image, *sources: str, directory: Path | None = None, keep_bytes_max: int = 0) -> ImageReader:
+def reader(
+    image: Image, *sources: str, keep_bytes_max: int = 0, patience_s: float = 60, stop: threading.Event | None = None
+) -> ImageReader:
     return ImageReader(
         image.root,
         pages=image.pages,
         units=len(image.units),
         blocks=image.blocks,
         sources=sources or [str(image.store)],
-        directory=str(directory) if directory else None,
         fetch_timeout_s=5,
+        patience_s=patience_s,
         keep_bytes_max=keep_bytes_max,
+        stop=stop,
     )
 
 
-def test_reads_everything(image: Image, server: StoreServer, tmp_path: Path) -> None:
+def test_reads_everything(image: Image, server: StoreServer) -> None:
     blob = image.blob
     for source in (str(image.store), server.source["url"]):
-        for directory in (None, tmp_path / "kept"):
-            open_image = reader(image, source, directory=directory)
-            assert open_image.size_bytes == len(blob)
-            assert open_image.read(0, len(blob), timeout_s=20) == blob
-            assert open_image.read(5000, 0, timeout_s=20) == b""
-            assert open_image.read(4095, 70_000, timeout_s=20) == blob[4095:74_095]
-            open_image.close()
+        open_image = reader(image, source)
+        assert open_image.size_bytes == len(blob)
+        assert open_image.content_bytes() == sum(len(unit) for unit in image.units)
+        assert open_image.read(0, len(blob), timeout_s=20) == blob
+        assert open_image.read(5000, 0, timeout_s=20) == b""
+        assert open_image.read(4095, 70_000, timeout_s=20) == blob[4095:74_095]
+        open_image.close()
 
 
 def test_small_memory(image: Image) -> None:
     open_image = reader(image, keep_bytes_max=2 << 20)
     assert open_image.read(0, len(image.blob), timeout_s=20) == image.blob
-    with pytest.raises(ValueError, match="larger"):
-        open_image.fill()
-
-
-def test_fills_a_directory(image: Image, tmp_path: Path) -> None:
-    open_image = reader(image, directory=tmp_path / "kept")
-    with pytest.raises(FetchLocal) as caught:
-        reader(image, directory=tmp_path / "kept")
-    assert caught.value.context["reason"] == "fetch.busy"
-    open_image.fill()
-    while not open_image.status()[4]:
-        os.sched_yield()
-    units, present, fetched, requests, full = open_image.status()
-    assert (units, present, full) == (280, 280, True)
-    assert 0 < fetched < image.wire_size() * 1.1
-    assert requests < 60
-    open_image.close()
-    assert (tmp_path / "kept/blob").read_bytes() == image.blob
 
 
 def test_errors_are_typed(image: Image, server: StoreServer) -> None:
@@ -92,7 +77,14 @@ def test_errors_are_typed(image: Image, server: StoreServer) -> None:
     image.damage(9)
     with pytest.raises(FetchCorrupt) as corrupt:
         open_image.read(image.address(9), 1, timeout_s=5)
-    assert corrupt.value.context == {"reason": "fetch.corrupt", "source": url}
+    pack, offset, _ = image.places[9]
+    assert corrupt.value.context == {
+        "reason": "fetch.corrupt",
+        "source": url,
+        "unit": 9,
+        "pack": image.packs[pack],
+        "offset": offset,
+    }
     server.gate.clear()
     with pytest.raises(FetchUnavailable) as late:
         open_image.read(image.address(200), 1, timeout_s=0.2)
@@ -116,19 +108,57 @@ def test_ctrl_c_is_heard(image: Image, server: StoreServer) -> None:
         signal.signal(signal.SIGINT, handler)
 
 
+def test_stop_is_heard_in_any_thread(image: Image, server: StoreServer, tmp_path: Path) -> None:
+    url = server.source["url"]
+    stop = threading.Event()
+    open_image = reader(image, url, stop=stop)
+    wanted = store_object(image.store, b"plain")
+    server.gate.clear()
+    interrupt = threading.Timer(0.1, stop.set)
+    interrupt.start()
+    with pytest.raises(ValueError, match="closed"):
+        open_image.read(0, 1, timeout_s=20)
+    interrupt.join()
+    for call in (
+        lambda: reader(image, url, stop=stop),
+        lambda: get(url, wanted, tmp_path / "object", stop=stop),
+        open_image.content_bytes,
+    ):
+        with pytest.raises(ValueError, match="closed"):
+            call()
+
+
+def test_patience_ends(image: Image) -> None:
+    """A store that goes away while an image is read costs what the caller allows, and says so."""
+    with serving(image.store) as server:
+        open_image = reader(image, server.source["url"], patience_s=0.2)
+        open_image.read(0, 1, timeout_s=20)
+    with pytest.raises(FetchUnavailable) as caught:
+        open_image.read(image.address(200), 1, timeout_s=20)
+    assert caught.value.context["reason"] == "fetch.unreachable"
+
+
 def store_object(store: Path, plain: bytes, *, stored: bytes | None = None) -> dict[str, object]:
     digest = blake3(plain).digest()
     (store / "meta" / digest.hex()).write_bytes(zstandard.compress(plain) if stored is None else stored)
     return {"object": f"meta/{digest.hex()}", "hash": digest, "size": len(plain)}
 
 
-def get(source: str | Path, wanted: dict[str, object], to: Path, *, zstd: bool = True, size: int | None = None) -> int:
+def get(
+    source: str | Path,
+    wanted: dict[str, object],
+    to: Path,
+    *,
+    zstd: bool = True,
+    size: int | None = None,
+    stop: threading.Event | None = None,
+) -> int:
     name, digest, said = wanted["object"], wanted["hash"], wanted["size"]
     assert isinstance(name, str)
     assert isinstance(digest, bytes)
     assert isinstance(said, int)
     said = said if size is None else size
-    return fetch_object([str(source)], name, hash=digest, size=said, zstd=zstd, to=str(to), timeout_s=10)
+    return fetch_object([str(source)], name, hash=digest, size=said, zstd=zstd, to=str(to), timeout_s=10, stop=stop)
 
 
 @pytest.mark.parametrize("size", [0, 1, 3_000_000])

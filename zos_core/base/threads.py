@@ -11,7 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-__all__ = ["in_thread"]
+__all__ = ["in_stoppable_thread", "in_thread"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -19,10 +19,16 @@ T = TypeVar("T")
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`work(...)` in a thread of the loop's pool. When cancelled, first lets it come to its end, then is."""
-    future = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+    return await in_stoppable_thread(lambda: None, partial(work, *args, **kwargs))
+
+
+async def in_stoppable_thread(stop: Callable[[], None], work: Callable[[], T]) -> T:
+    """The same for work that may wait for long: when cancelled, calls `stop`, on which the work has to end soon."""
+    future = asyncio.get_running_loop().run_in_executor(None, work)
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
+        stop()
         while not future.done():
             try:
                 await asyncio.wait([future])

@@ -1,5 +1,6 @@
 //! What can go wrong between a source and the local blob.
 
+use crate::layout::Hash;
 use std::fmt;
 
 /// Stable name of a failure; [`Code::as_str`] is what events and errors carry.
@@ -73,6 +74,17 @@ impl Code {
     }
 }
 
+/// Where a source says that a unit lies.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UnitPlace {
+    /// Number of the unit.
+    pub unit: u32,
+    /// The pack.
+    pub pack: Hash,
+    /// Offset in the pack.
+    pub offset: u32,
+}
+
 /// A failure, with the source that caused it where there was one.
 #[derive(Debug, Clone)]
 pub struct Error {
@@ -82,6 +94,8 @@ pub struct Error {
     pub message: String,
     /// Name of the source (URL or path), empty when none is to blame.
     pub source: String,
+    /// The unit whose bytes were wrong or could not be had, where it was one.
+    pub place: Option<Box<UnitPlace>>,
 }
 
 /// Result of everything here.
@@ -94,7 +108,14 @@ impl Error {
             code,
             message: message.into(),
             source: String::new(),
+            place: None,
         }
+    }
+
+    /// The same failure, of a unit.
+    pub fn of(mut self, place: UnitPlace) -> Self {
+        self.place = Some(Box::new(place));
+        self
     }
 
     /// The same failure, blamed on `source` unless one is blamed already.

@@ -21,7 +21,7 @@ mod sync;
 #[cfg(test)]
 mod testing;
 
-pub use error::{Code, Error, Result};
+pub use error::{Code, Error, Result, UnitPlace};
 pub use image::Image;
 pub use object::{fetch_object, Object};
 pub use plan::{Done, Observer, Plan, Silent, Status, UnitFailure, READ_MAX};

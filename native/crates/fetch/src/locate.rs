@@ -71,7 +71,7 @@ impl Supplier {
     pub fn places(&self, number: u32, page: &Page, deadline: Instant) -> Result<Places> {
         let mut guard = lock(&self.table);
         if guard.is_none() {
-            *guard = Some(self.load(deadline)?);
+            *guard = Some(self.load(deadline).map_err(of_another_length)?);
         }
         let Some(table) = guard.as_mut() else {
             return Err(Error::new(Code::BadLocator, "no locator"));
@@ -88,11 +88,13 @@ impl Supplier {
             None => {
                 let offset = table.head.entry_offset(page.first_unit);
                 let mut entries = vec![0; size];
-                let mut body = self
-                    .source
-                    .open_range(&self.path, offset, size as u64, deadline)?;
-                body.read_exact(&mut entries)?;
-                body.finish()?;
+                self.source
+                    .open_range(&self.path, offset, size as u64, deadline)
+                    .and_then(|mut body| {
+                        body.read_exact(&mut entries)?;
+                        body.finish()
+                    })
+                    .map_err(of_another_length)?;
                 entries
             }
         };
@@ -152,6 +154,15 @@ impl Supplier {
             since: Instant::now(),
         })
     }
+}
+
+/// A locator that is shorter or longer than one of this index is none.
+fn of_another_length(mut error: Error) -> Error {
+    if matches!(error.code, Code::Short | Code::Long) {
+        error.code = Code::BadLocator;
+        error.message = format!("locator: {}", error.message);
+    }
+    error
 }
 
 impl Table {

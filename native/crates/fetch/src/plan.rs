@@ -26,6 +26,9 @@ pub struct Plan {
     pub sources: Vec<SourceSpec>,
     /// Time for one request.
     pub fetch_timeout: Duration,
+    /// While every source fails in a way that waiting may cure, readers are told so after this time, or at their own
+    /// deadline if that comes first.
+    pub patience: Duration,
     /// Most plain bytes kept; 0 is no limit.
     pub keep_max: u64,
 }

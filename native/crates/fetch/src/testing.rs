@@ -78,6 +78,7 @@ impl Made {
             dir: dir.map(Path::to_owned),
             sources,
             fetch_timeout: Duration::from_secs(5),
+            patience: Duration::MAX,
             keep_max: 0,
         }
     }

@@ -141,14 +141,14 @@ impl Inner {
                     }
                 }
             }
-            Err((error, true)) => {
+            Err((error, true)) if !lock(&self.state).tired(&error, &self.plan) => {
                 let mut state = lock(&self.state);
                 if state.waiters.contains_key(&id) {
                     state.demand.push_front(Job::Range(id));
                     state.back_off(error);
                 }
             }
-            Err((error, false)) => {
+            Err((error, _)) => {
                 let waiter = lock(&self.state).waiters.remove(&id);
                 if let Some(waiter) = waiter {
                     self.fail_waiters(vec![waiter], &error, None);
@@ -266,7 +266,7 @@ impl Inner {
             state.flights.remove(&unit);
             return;
         }
-        if retry {
+        if retry && (fill || !state.tired(&error, &self.plan)) {
             state.back_off(error);
             if alive {
                 if let Some(flight) = state.flights.get_mut(&unit) {

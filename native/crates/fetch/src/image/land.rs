@@ -3,7 +3,7 @@
 use super::index::span_of;
 use super::state::{Job, State, Unit, REQUEST_MAX};
 use super::{call, Inner};
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Error, Result, UnitPlace};
 use crate::keep::Span;
 use crate::layout::{self, Hash, Page, Place, PAGE_UNITS};
 use crate::locate::Supplier;
@@ -84,8 +84,14 @@ impl Inner {
                 self.wake(1);
             }
         }
-        let pack = layout::hex(&packs[first.pack as usize]);
-        let outcome = self.land_batch(supplier, &batch, &pack, wire, page, deadline);
+        let pack = packs[first.pack as usize];
+        let path = format!("pack/{}", layout::hex(&pack));
+        let outcome = self
+            .land_batch(supplier, &batch, &path, wire, page, deadline)
+            .map_err(|error| {
+                let offset = first.offset;
+                error.of(UnitPlace { unit, pack, offset })
+            });
         if outcome.is_ok() {
             lock(&self.state).recover();
         }
@@ -97,19 +103,18 @@ impl Inner {
         &self,
         supplier: &Supplier,
         batch: &[(Span, Place)],
-        pack: &str,
+        path: &str,
         wire: u64,
         page: &Page,
         deadline: Instant,
     ) -> Result<()> {
-        let path = format!("pack/{pack}");
         let mut landed = 0;
         let mut first: Option<Error> = None;
         let stream = (|| {
             let mut body =
                 supplier
                     .source
-                    .open_range(&path, u64::from(batch[0].1.offset), wire, deadline)?;
+                    .open_range(path, u64::from(batch[0].1.offset), wire, deadline)?;
             let mut buffer = Vec::new();
             for (i, (span, place)) in batch.iter().enumerate() {
                 buffer.resize(place.wire_len as usize, 0);

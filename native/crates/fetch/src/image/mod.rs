@@ -140,6 +140,17 @@ impl Image {
         self.inner.size()
     }
 
+    /// Plain bytes of all units, without what lies between them: brings every index page that is not here yet.
+    pub fn content_bytes(&self) -> Result<u64> {
+        let mut bytes = 0;
+        for number in 0..self.inner.plan.pages {
+            self.inner.open_still()?;
+            let page = self.inner.page(number).map_err(|(error, _)| error)?;
+            bytes += page.len.iter().map(|len| u64::from(*len)).sum::<u64>();
+        }
+        Ok(bytes)
+    }
+
     /// Reads a range if all of it is present, else returns false and touches nothing else.
     pub fn read_present(&self, offset: u64, buffer: &mut [u8]) -> Result<bool> {
         self.inner.read_present(offset, buffer)

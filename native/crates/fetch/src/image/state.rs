@@ -1,8 +1,8 @@
 //! What the threads of an image share under one lock: states of units, flights, waiters, jobs. Nothing here blocks.
 
-use crate::error::Error;
+use crate::error::{Code, Error};
 use crate::keep::Span;
-use crate::plan::Done;
+use crate::plan::{Done, Plan};
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
@@ -68,6 +68,8 @@ pub(super) struct State {
     pub(super) regions: VecDeque<(u32, u64)>,
     pub(super) retry_at: Option<Instant>,
     pub(super) backoff: Duration,
+    /// When the first failure came after which nothing has succeeded.
+    pub(super) failing_since: Option<Instant>,
     pub(super) last_error: Option<Error>,
     pub(super) threads: usize,
     pub(super) idle: usize,
@@ -104,6 +106,7 @@ impl State {
             regions: VecDeque::new(),
             retry_at: None,
             backoff: BACKOFF_MIN,
+            failing_since: None,
             last_error: None,
             threads: 0,
             idle: 0,
@@ -197,6 +200,19 @@ impl State {
         })
     }
 
+    /// Takes note of a failure; whether everything has failed for the plan's patience now.
+    pub(super) fn tired(&mut self, error: &Error, plan: &Plan) -> bool {
+        let now = Instant::now();
+        // What came too late has failed for all of its time.
+        let spent = match error.code {
+            Code::Deadline => plan.fetch_timeout,
+            _ => Duration::ZERO,
+        };
+        let began = now.checked_sub(spent).unwrap_or(now);
+        let since = *self.failing_since.get_or_insert(began);
+        now.duration_since(since) >= plan.patience
+    }
+
     pub(super) fn back_off(&mut self, error: Error) {
         self.last_error = Some(error);
         self.retry_at = Some(Instant::now() + self.backoff);
@@ -205,6 +221,7 @@ impl State {
 
     pub(super) fn recover(&mut self) {
         self.backoff = BACKOFF_MIN;
+        self.failing_since = None;
         self.retry_at = None;
         self.last_error = None;
     }

@@ -229,6 +229,8 @@ impl Plan {
             dir: Some(PathBuf::from(&self.dir)),
             sources: self.sources.iter().map(Source::spec).collect(),
             fetch_timeout: Duration::from_millis(self.fetch_timeout_ms.into()),
+            // A reader of a mount waits until its own deadline.
+            patience: Duration::MAX,
             keep_max: self.cache_bytes_max,
         })
     }
