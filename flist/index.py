@@ -155,23 +155,6 @@ class PageList:
         refs = tuple(PageRef(digest, block) for digest, block in _REF.iter_unpack(data[_LIST.size :]))
         return cls(units=units, blocks=blocks, pages=refs)
 
-    def find(self, block: int) -> int:
-        """The number of the page that holds an address.
-
-        Raises:
-            IndexError: the address lies behind the blob.
-        """
-        if not 0 <= block < self.blocks:
-            raise IndexError(f"block {block} lies behind the blob of {self.blocks} blocks")
-        low, high = 0, len(self.pages)
-        while high - low > 1:
-            middle = (low + high) // 2
-            if self.pages[middle].block <= block:
-                low = middle
-            else:
-                high = middle
-        return low
-
 
 def build_index(units: Sequence[tuple[bytes, int]]) -> tuple[PageList, list[Page]]:
     """The index of a blob from hash and length of its units in order."""

@@ -82,19 +82,7 @@ class DirectoryStore:
             try:
                 if found.size > most:
                     raise ObjectInvalid(f"{path} in {self._root} is longer than {most} bytes", path=path)
-                return _whole(found, path, 0, found.size)
-            finally:
-                found.close()
-
-        return await self._run(path, read)
-
-    async def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Exactly these bytes; errors as of `Store.get_range`."""
-
-        def read() -> bytes:
-            found = self.open(path)
-            try:
-                return _whole(found, path, start, length)
+                return _whole(found, path)
             finally:
                 found.close()
 
@@ -172,11 +160,11 @@ def _open_object(path: str, flags: int) -> int:
     return descriptor
 
 
-def _whole(found: OpenObject, path: str, start: int, length: int) -> bytes:
+def _whole(found: OpenObject, path: str) -> bytes:
     data = bytearray()
-    while len(data) < length:
-        piece = found.read(start + len(data), length - len(data))
+    while len(data) < found.size:
+        piece = found.read(len(data), found.size - len(data))
         if not piece:
-            raise ObjectInvalid(f"{path} ends at {found.size}, {start + length} was asked for", path=path)
+            raise ObjectInvalid(f"{path} ends before {found.size} while it is read", path=path)
         data += piece
     return bytes(data)

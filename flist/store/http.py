@@ -65,18 +65,6 @@ class HttpStore:
                 raise self._unavailable(path, f"HTTP status {response.status}")
             return await self._read(response, path, most)
 
-    async def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Exactly these bytes; errors as of `Store.get_range`."""
-        async with self._asked("GET", path, length, f"bytes={start}-{start + length - 1}") as response:
-            if response.status == 416:
-                raise ObjectInvalid(f"{self._url}/{path} ends before {start}", path=path)
-            if response.status != 206 or not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
-                raise self._unavailable(path, "it serves no ranges")
-            data = await self._read(response, path, length)
-        if len(data) != length:
-            raise ObjectInvalid(f"{self._url}/{path} ends before {start + length}", path=path)
-        return data
-
     async def put(self, path: str, data: bytes) -> None:
         """Refused: publishing is a protocol of its own."""
         raise StoreReadOnly(f"{self._url} takes no objects from here", hint="build into a directory")
@@ -101,22 +89,18 @@ class HttpStore:
             await self._session.close()
 
     @asynccontextmanager
-    async def _asked(
-        self, method: str, path: str, most: int, range_: str | None = None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
+    async def _asked(self, method: str, path: str, most: int) -> AsyncIterator[aiohttp.ClientResponse]:
         """An answer whose head has come; the rest, at most `most` bytes, has a deadline of its own."""
         if self._session is None:
             raise RuntimeError("HttpStore is used outside of its `async with`")
         check_path(path)
         url = URL(f"{self._url}/{path}", encoded=True)
-        request = self._session.request(
-            method, url, headers={"Range": range_} if range_ else {}, max_redirects=REDIRECTS_MAX
-        )
+        request = self._session.request(method, url, max_redirects=REDIRECTS_MAX)
         try:
             async with asyncio.timeout(HEAD_TIMEOUT_S) as deadline, request as response:
                 if response.status == 404:
                     raise ObjectMissing(f"{path} is not at {self._url}", path=path)
-                if response.status >= 400 and response.status != 416:
+                if response.status >= 400:
                     raise self._unavailable(path, f"HTTP status {response.status}")
                 expected = min(response.content_length or most, most)
                 now_s = asyncio.get_running_loop().time()

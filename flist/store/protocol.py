@@ -45,14 +45,6 @@ class Store(Protocol):
             StoreUnavailable: the store cannot be read, or is too slow.
         """
 
-    async def get_range(self, path: str, start: int, length: int) -> bytes:
-        """Exactly `length` bytes of the object from `start` on.
-
-        Raises:
-            ObjectMissing, StoreUnavailable: as `get`.
-            ObjectInvalid: the object ends before.
-        """
-
     async def put(self, path: str, data: bytes) -> None:
         """Write an object, durable and visible at once or not at all.
 

@@ -56,10 +56,6 @@ class TieredStore:
         """As `Store.get`."""
         return await self._first(lambda store: store.get(path, limit=limit))
 
-    async def get_range(self, path: str, start: int, length: int) -> bytes:
-        """As `Store.get_range`."""
-        return await self._first(lambda store: store.get_range(path, start, length))
-
     async def put(self, path: str, data: bytes) -> None:
         """Refused."""
         raise StoreReadOnly("several stores as one take no objects", path=path)

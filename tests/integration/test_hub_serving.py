@@ -46,8 +46,8 @@ async def ask(url: str, method: str = "GET", **headers: str) -> tuple[int, Mappi
 async def test_objects_come_whole_and_in_ranges(tmp_path: Path) -> None:
     async with hub(tmp_path) as url, HttpStore(url) as store:
         assert await store.get(PACK) == DATA
-        assert await store.get_range(PACK, 1000, 70_000) == DATA[1000:71_000]
-        assert await store.get_range(PACK, len(DATA) - 1, 1) == DATA[-1:]
+        for first, last in ((1000, 70_999), (len(DATA) - 1, len(DATA) - 1)):
+            assert (await ask(f"{url}/{PACK}", Range=f"bytes={first}-{last}"))[2] == DATA[first : last + 1]
         assert await store.get(NAME) == b"a record"
         assert await store.has(PACK)
         assert not await store.has("pack/" + "0" * 64)
@@ -138,7 +138,7 @@ async def test_what_was_sent_is_counted(tmp_path: Path) -> None:
     async with hub(tmp_path) as url, HttpStore(url) as store, Client(url) as client:
         assert (await client.call(STATISTICS)).requests == 0
         await store.get(PACK)
-        await store.get_range(PACK, 0, 100)
+        await ask(f"{url}/{PACK}", Range="bytes=0-99")
         await store.has(PACK)
         await store.get(NAME)
         found = await client.call(STATISTICS)

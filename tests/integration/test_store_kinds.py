@@ -37,9 +37,6 @@ async def test_a_directory_keeps_objects(tmp_path: Path) -> None:
     await store.put(PACK, b"0123456789")
     await store.put(PACK, b"other bytes under a name that says its content")
     assert await store.get(PACK) == b"0123456789"
-    assert await store.get_range(PACK, 3, 4) == b"3456"
-    with pytest.raises(ObjectInvalid, match="ends at 10"):
-        await store.get_range(PACK, 8, 4)
     with pytest.raises(ObjectInvalid, match="longer than 9"):
         await store.get(PACK, limit=9)
     await store.put(NAME, b"one")
@@ -119,7 +116,6 @@ def saying(text: bytes) -> Respond:
 
 
 OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
-PARTIAL = b"HTTP/1.1 206 Partial Content\r\nConnection: close\r\n"
 BAD_ANSWERS: dict[str, tuple[bytes, type[Exception]]] = {
     "nothing": (b"", StoreUnavailable),
     "no HTTP": (b"SSH-2.0-OpenSSH\r\n\r\n", StoreUnavailable),
@@ -147,22 +143,6 @@ async def test_a_bad_server_is_an_error_and_no_more(case: str) -> None:
     async with server(saying(text)) as url, HttpStore(url) as store:
         with pytest.raises(expected):
             await store.get(PACK, limit=1000)
-
-
-@pytest.mark.parametrize(
-    ("text", "expected"),
-    [
-        (OK + b"Content-Length: 10\r\n\r\n0123456789", StoreUnavailable),
-        (PARTIAL + b"Content-Range: bytes 0-3/10\r\nContent-Length: 4\r\n\r\n0123", StoreUnavailable),
-        (PARTIAL + b"Content-Range: bytes 2-3/10\r\nContent-Length: 2\r\n\r\n23", ObjectInvalid),
-        (PARTIAL + b"Content-Range: bytes 2-8/10\r\nContent-Length: 7\r\n\r\n2345678", ObjectInvalid),
-        (b"HTTP/1.1 416 No\r\nContent-Length: 0\r\n\r\n", ObjectInvalid),
-    ],
-)
-async def test_a_range_is_that_range(text: bytes, expected: type[Exception]) -> None:
-    async with server(saying(text)) as url, HttpStore(url) as store:
-        with pytest.raises(expected):
-            await store.get_range(PACK, 2, 4)
 
 
 async def test_a_silent_and_a_dripping_server_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,7 +183,6 @@ async def test_several_stores_in_order(tmp_path: Path) -> None:
     async with HttpStore("http://127.0.0.1:1") as down:
         store = TieredStore([first, down, second])
         assert await store.get(PACK) == b"second"
-        assert await store.get_range(PACK, 1, 2) == b"ec"
         assert await store.has(PACK)
         with pytest.raises(StoreUnavailable):  # one could not be asked: nobody knows whether it is there
             await store.get(NAME)

@@ -33,11 +33,6 @@ def test_an_index_is_read_again(found: list[int]) -> None:
         assert (unit.hash, unit.length, unit.block) == (digest, length, block)
         block += pad(length) // BLOCK
     assert block == page_list.blocks
-    for number, ref in enumerate(page_list.pages):
-        assert page_list.find(ref.block) == number
-        assert page_list.find(pages[number].end - 1) == number
-    with pytest.raises(IndexError):
-        page_list.find(block)
 
 
 @settings(max_examples=200, deadline=None)

@@ -118,6 +118,15 @@ impl Error {
         self
     }
 
+    /// Which of several sources' failures to report: one that waiting may cure, then anything but an absence (STORE-6).
+    pub(crate) fn weight(&self) -> u8 {
+        match self.code {
+            code if code.retryable() => 2,
+            Code::Missing => 0,
+            _ => 1,
+        }
+    }
+
     /// The same failure, blamed on `source` unless one is blamed already.
     pub fn at(mut self, source: &str) -> Self {
         if self.source.is_empty() {

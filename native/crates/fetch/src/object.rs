@@ -53,21 +53,20 @@ pub fn fetch_object(
         .collect::<Result<Vec<_>>>()?;
     let temporary = dir.join(format!(".{}.partial", name.to_string_lossy()));
     let mut file = take(&temporary, deadline, cancelled)?;
-    let mut last = Error::new(Code::Missing, "the request names no source");
     let fetched = 'fetch: loop {
-        let mut retry = false;
+        let mut failed = Error::new(Code::Missing, "the request names no source");
         for source in &sources {
             match fetch_once(source, object, &mut file, deadline, cancelled) {
                 Ok(()) => break 'fetch Ok(()),
                 Err(error) if error.code.is_local() => break 'fetch Err(error),
-                Err(error) => {
-                    retry |= error.code.retryable();
-                    last = error;
+                Err(error) if failed.source.is_empty() || error.weight() > failed.weight() => {
+                    failed = error;
                 }
+                Err(_) => {}
             }
         }
-        if !retry || Instant::now() + PAUSE >= deadline {
-            break Err(last);
+        if !failed.code.retryable() || Instant::now() + PAUSE >= deadline {
+            break Err(failed);
         }
         std::thread::sleep(PAUSE);
     };

@@ -53,14 +53,13 @@ pub(super) fn indexed(
     Err(failed)
 }
 
-/// Of two failures the one to report: that which waiting may cure decides whether to wait, the first of its kind what
-/// is said.
+/// Of two failures the one to report, the first of its kind, and whether to wait.
 pub(super) fn worse(old: Failed, error: Error) -> Failed {
-    let retry = error.code.retryable();
-    match (old.0.source.is_empty(), old.1, retry) {
-        (true, _, _) | (false, false, true) => (error, retry),
-        _ => old,
+    if old.0.source.is_empty() || error.weight() > old.0.weight() {
+        let retry = error.code.retryable();
+        return (error, retry);
     }
+    old
 }
 
 pub(super) fn span_of(page: &Page, slot: usize) -> Span {
