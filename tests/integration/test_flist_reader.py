@@ -26,7 +26,8 @@ from flist.store import DirectoryStore, HttpStore, ObjectMissing, StoreUnavailab
 from flist.verify import verify
 from tests.images import pattern
 from tests.integration.blockd_kit import StoreServer, serving
-from tests.integration.test_flist_cli_verbs import Zos
+from zos_core.base.errors import UsageError
+from zos_core.base.verbs import Entry, run
 
 LARGE = 9_000_001
 
@@ -101,13 +102,21 @@ async def test_cat(tmp_path: Path, tree: Path, server: StoreServer) -> None:
                 find(meta.tree, path.encode())
 
 
-def test_cat_by_hand(tmp_path: Path, tree: Path) -> None:
-    zos = Zos(tmp_path)
-    zos.json("flist", "build", tree, "--name", "web")
-    assert zos.start("flist", "cat", "web", "etc/os-release").communicate(timeout=60) == ("NAME=zos\n", "")
-    assert zos.json("flist", "cat", "web", "empty", status=2)["error"]["code"] == "cli.usage"
-    assert zos.json("flist", "verify", "absent", status=35)["error"]["code"] == "flist.name-unknown"
-    assert zos.run("flist", "cat", "web", "nothing")[0] == NotInImage.exit_status
+def test_cat_by_hand(
+    tmp_path: Path, tree: Path, monkeypatch: pytest.MonkeyPatch, capfdbinary: pytest.CaptureFixture[bytes]
+) -> None:
+    for name in ("CONFIG", "DATA"):
+        monkeypatch.setenv(f"XDG_{name}_HOME", str(tmp_path / name))
+
+    def zos(*argv: str) -> tuple[int, bytes]:
+        status = run(["flist", *argv], [Entry("flist", "flist.cli:FLIST")])
+        return status, capfdbinary.readouterr().out
+
+    assert zos("build", str(tree), "--name", "web")[0] == 0
+    assert zos("cat", "web", "etc/os-release") == (0, b"NAME=zos\n")
+    assert zos("cat", "web", "small-7") == (0, pattern(9000, 7))
+    assert zos("cat", "web", "nothing") == (NotInImage.exit_status, b"")
+    assert zos("cat", "web", "empty", "--json")[0] == UsageError.exit_status
 
 
 async def test_a_wrong_unit_is_named(tmp_path: Path, tree: Path) -> None:
