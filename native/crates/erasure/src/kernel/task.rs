@@ -43,9 +43,17 @@ impl Task<'_> {
         self.length
     }
 
-    /// Bytes that are read.
-    pub fn work(&self) -> usize {
-        self.sources.len().saturating_mul(self.length)
+    /// How many threads may work on it.
+    pub fn threads(&self) -> usize {
+        self.threads
+    }
+
+    /// About how long one thread works on it, in microseconds.
+    pub fn expected_us(&self) -> usize {
+        let products = self
+            .length
+            .saturating_mul(self.sources.len() * self.tables.rows());
+        products / self.tables.path().products_per_us()
     }
 
     /// Does the bytes of `range`, which is cut to the length, of every shard. The answer is the set of compared shards
