@@ -44,8 +44,8 @@ class Stripe:
         """Give the buffers back; once more does nothing.
 
         Raises:
-            BufferUnusable: a shard is still in use, by a call of another thread or something made of it. Nothing
-                was given back then.
+            BufferUnusable: a shard is still in use, by a call of another thread or something that exports it. The
+                stripe stays in use then; call again later. Slices of a shard are not seen: drop them before.
         """
         if self._number < 0:
             return

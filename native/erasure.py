@@ -1,8 +1,8 @@
 """Reed-Solomon erasure coding: k data shards make m parity shards, and any k of all give the others back.
 
-`Code` is the Rust kernel of `native/crates/erasure`, or its twin in plain Python when `ZOS_NATIVE=reference`; the format
-is docs/spec/erasure.md. Shards are buffers of one length from 1 byte on: bytes, bytearray, memoryview, mmap, arrays;
-read-only ones where nothing is written. Nothing is copied, and memory is taken for results of `encode` and
+`Code` is the Rust kernel of `native/crates/erasure`, or its twin in plain Python when `ZOS_NATIVE=reference`; the
+format is docs/spec/erasure.md. Shards are buffers of one length from 1 byte on: bytes, bytearray, memoryview, mmap,
+arrays; read-only ones where nothing is written. Nothing is copied, and memory is taken for results of `encode` and
 `reconstruct` alone: for everything of 16 KiB and more use the `_into` forms with buffers of a `BufferPool`.
 
     code = erasure.Code(16, 4)
@@ -37,6 +37,7 @@ from native.erasure_errors import (
     ThreadsInvalid,
     TooFewShards,
 )
+from native.erasure_stream import SHARD_BYTES, decode_stream, encode_stream, repair_stream, stream_bytes
 
 if TYPE_CHECKING or not _choice.REFERENCE:
     from native._rust import ErasureCode as Code
@@ -50,6 +51,7 @@ __all__ = [
     "PATH",
     "PATHS",
     "SHARDS_MAX",
+    "SHARD_BYTES",
     "THREADS_MAX",
     "BufferPool",
     "BufferUnusable",
@@ -68,6 +70,10 @@ __all__ = [
     "Stripe",
     "ThreadsInvalid",
     "TooFewShards",
+    "decode_stream",
+    "encode_stream",
+    "repair_stream",
+    "stream_bytes",
 ]
 
 K_MAX: Final = 128
