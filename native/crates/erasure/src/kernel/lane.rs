@@ -95,8 +95,8 @@ unsafe fn step<L: Lane, const M: usize, const V: usize, const BASE: bool, const 
             let pairs_end = source.add(job.sources.len() & !1);
             while source < pairs_end {
                 let (one, two) = (*source, *source.add(1));
-                let mut ready = [(load(one.add(at)).ready(), load(two.add(at)).ready()); V];
-                for (lane, ready) in ready.iter_mut().enumerate().skip(1) {
+                let mut ready = [(L::zero().ready(), L::zero().ready()); V];
+                for (lane, ready) in ready.iter_mut().enumerate() {
                     let offset = at + lane * L::BYTES;
                     *ready = (load(one.add(offset)).ready(), load(two.add(offset)).ready());
                 }
@@ -113,8 +113,8 @@ unsafe fn step<L: Lane, const M: usize, const V: usize, const BASE: bool, const 
         }
         while source < end {
             let one = *source;
-            let mut ready = [load(one.add(at)).ready(); V];
-            for (lane, ready) in ready.iter_mut().enumerate().skip(1) {
+            let mut ready = [L::zero().ready(); V];
+            for (lane, ready) in ready.iter_mut().enumerate() {
                 *ready = load(one.add(at + lane * L::BYTES)).ready();
             }
             for (row, sums) in sums.iter_mut().enumerate() {
@@ -204,6 +204,8 @@ pub(super) unsafe fn run<L: Lane, const M: usize, const V: usize>(job: &Job<'_>)
 /// Defines a path's entry `run`: for each number of targets, how many lanes of each are in work at a time.
 macro_rules! entry {
     ($lane:ty, $(#[$feature:meta])?, $($rows:literal x $lanes:literal),+) => {
+        // One function for each number of rows: registers are given out for one loop at a time.
+        #[inline(never)]
         $(#[$feature])?
         unsafe fn fixed<const M: usize, const V: usize>(job: &crate::kernel::Job<'_>) {
             // SAFETY: the caller of `run` promised it.
