@@ -235,10 +235,7 @@ def test_erasure_shard_of_5_gib() -> None:
         size - 4: b"last",
     }
     under_test, twin = erasure.Code(2, 1), code("reference", 2, 1)
-    with mmap.mmap(-1, size) as first, mmap.mmap(-1, size) as second, repeated(size, piece) as parity:
-        for room in (first, second):
-            # Reads of untouched huge pages share one page of zeros.
-            room.madvise(mmap.MADV_HUGEPAGE)
+    with sparse(size) as first, sparse(size) as second, repeated(size, piece) as parity:
         for at, text in marks.items():
             first[at : at + len(text)] = text
         second[size - 2 : size] = b"ab"
@@ -252,10 +249,17 @@ def test_erasure_shard_of_5_gib() -> None:
         for at, text in marks.items():
             first[at : at + len(text)] = bytes(len(text))
         second[size - 2 : size] = bytes(2)
-        with mmap.mmap(-1, size, prot=mmap.PROT_READ) as zeros:
+        with sparse(size) as zeros:
             assert under_test.verify([first, second], [zeros]) == []
             first[size - 1] = 1
             assert under_test.verify([first, second], [zeros], threads=2) == [2]
+
+
+def sparse(size: int) -> mmap.mmap:
+    """Zeros that take no memory until they are written to: reads of untouched huge pages share one page."""
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+    room.madvise(mmap.MADV_HUGEPAGE)
+    return room
 
 
 @contextlib.contextmanager
