@@ -5,6 +5,9 @@ from __future__ import annotations
 import mmap
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
+
+import cffi
 
 from native import erasure
 from native._rust import ErasureCode, erasure_paths
@@ -28,11 +31,9 @@ def code(side: str, k: int, m: int, *, matrix: str = "cauchy", streaming: bool |
 @contextmanager
 def guarded(length: int, *, at_end: bool) -> Iterator[memoryview]:
     """A buffer that ends where a page without any rights begins, or begins where one ends; mprotect(2)."""
-    import cffi
-
     ffi = cffi.FFI()
     ffi.cdef("int mprotect(void *addr, size_t len, int prot);")
-    libc = ffi.dlopen(None)
+    libc: Any = ffi.dlopen(None)
     body = -(-length // PAGE) * PAGE
     room = mmap.mmap(-1, body + 2 * PAGE)
     address = int(ffi.cast("uintptr_t", ffi.from_buffer(room)))

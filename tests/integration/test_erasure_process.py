@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import cffi
 import pytest
@@ -23,6 +24,7 @@ from tests.erasure_kit import PATHS, code, guarded
 
 ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60
+MAP_NORESERVE = 0x4000  # mmap(2); in the mmap module since Python 3.12
 
 
 def python(program: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -103,7 +105,8 @@ def test_erasure_long_work_lets_other_threads_run() -> None:
     under_test = erasure.Code(128, 32, path=None if erasure.PATH == "scalar" else "scalar")
     shard, out = bytes(20_000), [bytearray(20_000) for _ in range(32)]
     for _ in range(5):
-        begun, times_s = threading.Event(), []
+        begun = threading.Event()
+        times_s: list[float] = []
 
         class Last:
             """What is looked at last before the work begins."""
@@ -245,7 +248,7 @@ def test_erasure_shard_of_5_gib() -> None:
             place = at - (size - piece)
             expected[place : place + len(other)] = twin.encode([marks[at], other])[0]
         assert parity[size - piece :] == expected
-        # A parity of zeros is wrong where the data are not zero alone: all of them but one mark are cleared, in turn.
+        # Parity of zeros is right for zeros alone: one byte at the very end is found, by two threads as well.
         for at, text in marks.items():
             first[at : at + len(text)] = bytes(len(text))
         second[size - 2 : size] = bytes(2)
@@ -257,7 +260,7 @@ def test_erasure_shard_of_5_gib() -> None:
 
 def sparse(size: int) -> mmap.mmap:
     """Zeros that take no memory until they are written to: reads of untouched huge pages share one page."""
-    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_NORESERVE)
+    room = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | MAP_NORESERVE)
     room.madvise(mmap.MADV_HUGEPAGE)
     return room
 
@@ -270,7 +273,7 @@ def repeated(size: int, piece: int) -> Iterator[memoryview]:
         "void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset);"
         "int munmap(void *addr, size_t length);"
     )
-    libc = ffi.dlopen(None)
+    libc: Any = ffi.dlopen(None)
     fixed = 0x10
     memory = os.memfd_create("erasure-test", os.MFD_CLOEXEC)
     try:

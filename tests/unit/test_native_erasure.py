@@ -36,18 +36,18 @@ def scattered(writable: bool) -> memoryview:
     return memoryview(bytearray(2 * LENGTH) if writable else bytes(2 * LENGTH))[::2]
 
 
-def overlapping_outputs(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> object:
+def overlapping_outputs(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> None:
     room = memoryview(bytearray(2 * LENGTH - 1))
-    return under_test.encode_into(data, [room[:LENGTH], room[LENGTH - 1 :]])
+    under_test.encode_into(data, [room[:LENGTH], room[LENGTH - 1 :]])
 
 
-def output_over_input(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> object:
+def output_over_input(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> None:
     room = memoryview(bytearray(2 * LENGTH - 1))
-    return under_test.encode_into([*data[:2], room[:LENGTH]], [parity[0], room[LENGTH - 1 :]])
+    under_test.encode_into([*data[:2], room[:LENGTH]], [parity[0], room[LENGTH - 1 :]])
 
 
-def repaired_in_place(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> object:
-    return under_test.reconstruct_into([0, 1, 3], [*data[:2], parity[0]], [4], [parity[0]])
+def repaired_in_place(under_test: erasure.Code, data: list[bytes], parity: list[bytearray]) -> None:
+    under_test.reconstruct_into([0, 1, 3], [*data[:2], parity[0]], [4], [parity[0]])
 
 
 REFUSED: dict[str, tuple[type[erasure.ErasureError], Call]] = {
