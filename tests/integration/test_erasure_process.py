@@ -226,6 +226,7 @@ interpreters.destroy(one)
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_erasure_shard_of_5_gib() -> None:
     """Offsets beyond 32 bits, k = 2, m = 1. The data are sparse: never written but in a few places. The parity's 5 GiB
     are one piece of 64 MiB, mapped 80 times, so what is left in it at the end is the last 64 MiB of the shard."""
