@@ -111,78 +111,99 @@ fn reconstruct(
 #[test]
 fn every_path_encodes_repairs_updates_and_verifies_any_shape_and_length() {
     for path in paths() {
-        let mut random = Random::new(5);
-        for round in 0..160 {
-            let (k, m) = match round % 8 {
-                0 => (random.range(1..129), random.range(1..33)),
-                1 => (16, 4),
-                _ => (random.range(1..20), random.range(1..9)),
-            };
-            let length = match round % 3 {
-                0 => random.range(1..70),
-                1 => random.range(1..700),
-                _ => random.range(1..3000),
-            };
-            let matrix = [Matrix::Cauchy, Matrix::Vandermonde][round % 2];
-            let code = Code::new(
-                k,
-                m,
-                matrix,
-                Some(path),
-                [None, Some(true), Some(false)][round % 3],
+        try_shapes(path, 5, 160);
+    }
+}
+
+/// As long as one likes: `ERASURE_FUZZ=SEED:ROUNDS cargo test -p erasure --release -- --ignored --nocapture fuzz`. What
+/// it found wrong is found again with the same seed.
+#[test]
+#[ignore = "as long as ERASURE_FUZZ=SEED:ROUNDS says"]
+fn fuzz() {
+    let asked = std::env::var("ERASURE_FUZZ").unwrap_or_else(|_| "1:2000".into());
+    let (seed, rounds) = asked.split_once(':').expect("ERASURE_FUZZ is SEED:ROUNDS");
+    let (seed, rounds) = (
+        seed.parse().expect("a seed"),
+        rounds.parse().expect("rounds"),
+    );
+    for path in paths() {
+        println!("{}: seed {seed}, {rounds} rounds", path.name());
+        try_shapes(path, seed, rounds);
+    }
+}
+
+fn try_shapes(path: Path, seed: u64, rounds: usize) {
+    let mut random = Random::new(seed);
+    for round in 0..rounds {
+        let (k, m) = match round % 8 {
+            0 => (random.range(1..129), random.range(1..33)),
+            1 => (16, 4),
+            _ => (random.range(1..20), random.range(1..9)),
+        };
+        let length = match round % 3 {
+            0 => random.range(1..70),
+            1 => random.range(1..700),
+            _ => random.range(1..3000),
+        };
+        let matrix = [Matrix::Cauchy, Matrix::Vandermonde][round % 2];
+        let code = Code::new(
+            k,
+            m,
+            matrix,
+            Some(path),
+            [None, Some(true), Some(false)][round % 3],
+        )
+        .unwrap();
+        let data: Vec<Vec<u8>> = (0..k).map(|_| random.bytes(length)).collect();
+        let expected = expected_parity(&code, &data);
+        let what = format!("{path:?} {matrix:?} {k}+{m} x {length}");
+
+        let mut parity = vec![vec![0x55; length]; m];
+        let task = code
+            .encode(sources(&data), targets(&mut parity), 1)
+            .unwrap();
+        // In two parts that meet anywhere: what an interrupted and continued call does.
+        let cut = random.below(length + 1);
+        assert_eq!((task.run(0..cut), task.run(cut..length)), (Ok(0), Ok(0)));
+        assert_eq!(parity, expected, "{what}");
+
+        let task = code.verify(sources(&data), sources(&parity), 1).unwrap();
+        assert_eq!(task.run(0..length), Ok(0), "{what}");
+        let (row, at) = (random.below(m), random.below(length));
+        parity[row][at] ^= 1 << random.below(8);
+        let task = code.verify(sources(&data), sources(&parity), 1).unwrap();
+        assert_eq!(task.run(0..length), Ok(1 << row), "{what}");
+        parity[row].clone_from(&expected[row]);
+
+        let all: Vec<Vec<u8>> = data.iter().chain(&parity).cloned().collect();
+        let losses = random.range(1..m + 1);
+        let lost = random.choice(losses, k + m);
+        let mut have: Vec<usize> = (0..k + m).filter(|index| !lost.contains(index)).collect();
+        have.rotate_left(round % (k + m - losses));
+        let made = reconstruct(&code, &have, &all, &lost).unwrap();
+        for (index, made) in lost.iter().zip(made) {
+            assert_eq!(made, all[*index], "{what}, lost {lost:?}");
+        }
+
+        let changed = random.below(k);
+        let mut data = data;
+        let new = random.bytes(length);
+        let task = code
+            .update(
+                changed,
+                (&data[changed][..]).into(),
+                (&new[..]).into(),
+                targets(&mut parity),
+                1,
             )
             .unwrap();
-            let data: Vec<Vec<u8>> = (0..k).map(|_| random.bytes(length)).collect();
-            let expected = expected_parity(&code, &data);
-            let what = format!("{path:?} {matrix:?} {k}+{m} x {length}");
-
-            let mut parity = vec![vec![0x55; length]; m];
-            let task = code
-                .encode(sources(&data), targets(&mut parity), 1)
-                .unwrap();
-            // In two parts that meet anywhere: what an interrupted and continued call does.
-            let cut = random.below(length + 1);
-            assert_eq!((task.run(0..cut), task.run(cut..length)), (Ok(0), Ok(0)));
-            assert_eq!(parity, expected, "{what}");
-
-            let task = code.verify(sources(&data), sources(&parity), 1).unwrap();
-            assert_eq!(task.run(0..length), Ok(0), "{what}");
-            let (row, at) = (random.below(m), random.below(length));
-            parity[row][at] ^= 1 << random.below(8);
-            let task = code.verify(sources(&data), sources(&parity), 1).unwrap();
-            assert_eq!(task.run(0..length), Ok(1 << row), "{what}");
-            parity[row].clone_from(&expected[row]);
-
-            let all: Vec<Vec<u8>> = data.iter().chain(&parity).cloned().collect();
-            let losses = random.range(1..m + 1);
-            let lost = random.choice(losses, k + m);
-            let mut have: Vec<usize> = (0..k + m).filter(|index| !lost.contains(index)).collect();
-            have.rotate_left(round % (k + m - losses));
-            let made = reconstruct(&code, &have, &all, &lost).unwrap();
-            for (index, made) in lost.iter().zip(made) {
-                assert_eq!(made, all[*index], "{what}, lost {lost:?}");
-            }
-
-            let changed = random.below(k);
-            let mut data = data;
-            let new = random.bytes(length);
-            let task = code
-                .update(
-                    changed,
-                    (&data[changed][..]).into(),
-                    (&new[..]).into(),
-                    targets(&mut parity),
-                    1,
-                )
-                .unwrap();
-            task.run(0..length).unwrap();
-            data[changed] = new;
-            assert_eq!(
-                parity,
-                expected_parity(&code, &data),
-                "{what}, update of {changed}"
-            );
-        }
+        task.run(0..length).unwrap();
+        data[changed] = new;
+        assert_eq!(
+            parity,
+            expected_parity(&code, &data),
+            "{what}, update of {changed}"
+        );
     }
 }
 
