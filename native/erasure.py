@@ -40,6 +40,7 @@ from native.erasure_errors import (
 from native.erasure_stream import SHARD_BYTES, decode_stream, encode_stream, repair_stream, stream_bytes
 
 if TYPE_CHECKING or not _choice.REFERENCE:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native._rust import ErasureCode as Code
     from native._rust import erasure_choose_path, erasure_paths
 else:

@@ -4,7 +4,6 @@
 //! interpreter while it works and maps errors; the logic lies in the crates below `crates/`. Only the facades in
 //! `native/*.py` import this module.
 
-use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
 mod bind_erasure;
@@ -34,22 +33,8 @@ const KERNELS: &[Register] = &[
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
-    refuse_sub_interpreters()?;
     for register in KERNELS {
         register(module)?;
-    }
-    Ok(())
-}
-
-/// PyO3 keeps types and errors in statics, which must never be handed to another interpreter of the process; with
-/// multi-phase initialization it does not look itself (0.30). The identity of the main interpreter is 0.
-fn refuse_sub_interpreters() -> PyResult<()> {
-    // SAFETY: called while the module is initialized, so attached to an interpreter.
-    let id = unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };
-    if id != 0 {
-        return Err(PyImportError::new_err(
-            "native._rust works in the main interpreter of a process only",
-        ));
     }
     Ok(())
 }
