@@ -24,7 +24,7 @@ from bench.recorder import Recorder
 from bench.workspace import HERE, ROOT, Failed, Workspace
 from zos_core.base.document import encode_json
 
-PARTS = ("build", "containers", "fetch", "hash", "memory", "merkle", "mount", "sign")
+PARTS = ("build", "containers", "erasure", "fetch", "hash", "memory", "merkle", "mount", "sign")
 QUICK = {"starts": 10, "builds": 1, "fetches": 1, "warm": 3, "cold": 2, "runs": 10}
 PYTEST_OPTIONS = [
     *("-c", str(ROOT / "pyproject.toml"), "--rootdir", str(ROOT)),

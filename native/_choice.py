@@ -1,11 +1,12 @@
-"""Which side of each kernel is used: the compiled one, or its plain-Python twin. The one reader of `ZOS_NATIVE`."""
+"""Which side of each kernel is used: the compiled one, or its plain-Python twin. The one reader of `ZOS_NATIVE`
+and `ZOS_ERASURE_PATH`."""
 
 from __future__ import annotations
 
 import os
 from typing import Final
 
-__all__ = ["REFERENCE"]
+__all__ = ["ERASURE_PATH", "REFERENCE"]
 
 
 def _chosen(value: str | None) -> bool:
@@ -22,3 +23,6 @@ def _chosen(value: str | None) -> bool:
 
 
 REFERENCE: Final = _chosen(os.environ.get("ZOS_NATIVE"))
+
+ERASURE_PATH: Final = os.environ.get("ZOS_ERASURE_PATH")
+"""The instructions that the erasure code is to use (`native.erasure.PATHS`); None for the fastest."""

@@ -1,14 +1,18 @@
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Event
-from typing import final
+from typing import SupportsIndex, final
 
 from typing_extensions import Buffer
 
 __all__ = [
+    "ErasureCode",
     "Hasher",
     "ImageReader",
     "Keys",
     "Packer",
+    "erasure_choose_path",
+    "erasure_paths",
+    "erasure_roofline",
     "fetch_object",
     "hash_many",
     "hash_many_into",
@@ -29,6 +33,88 @@ __all__ = [
     "sign_verify",
     "sign_verify_many",
 ]
+
+@final
+class ErasureCode:
+    """A Reed-Solomon code of `k` data and `m` parity shards: k 1 to 128, m 1 to 32, at most 255 together.
+
+    `matrix` is `cauchy` (ISA-L's) or `vandermonde` (Backblaze's). `path` names the instructions, None means those of
+    `native.erasure.PATH`; `streaming` forces the kind of stores, None decides by the size of each call. `threads`
+    everywhere: 1 to 64, 1 if not given. Errors: `native.erasure_errors`.
+    """
+
+    def __new__(
+        cls,
+        k: SupportsIndex,
+        m: SupportsIndex,
+        *,
+        matrix: str = "cauchy",
+        path: str | None = None,
+        streaming: bool | None = None,
+    ) -> ErasureCode: ...
+    @property
+    def k(self) -> int: ...
+    @property
+    def m(self) -> int: ...
+    @property
+    def path(self) -> str:
+        """The instructions that are used."""
+
+    @property
+    def factors(self) -> bytes:
+        """The m x k factors of parity, row by row."""
+
+    def encode(self, data: Iterable[Buffer], *, threads: SupportsIndex | None = None) -> list[bytearray]:
+        """The m parity shards of k data shards."""
+
+    def encode_into(
+        self, data: Iterable[Buffer], parity: Iterable[Buffer], *, threads: SupportsIndex | None = None
+    ) -> None:
+        """Write the m parity shards of k data shards."""
+
+    def reconstruct(
+        self,
+        indexes: Iterable[SupportsIndex],
+        shards: Iterable[Buffer],
+        lost: Iterable[SupportsIndex],
+        *,
+        threads: SupportsIndex | None = None,
+    ) -> list[bytearray]:
+        """The shards of the indexes `lost`, in that order, from `shards`, whose indexes are `indexes` in any order.
+
+        Index 0 to k - 1 are data, k to k + m - 1 parity. Of more than k shards the k of lowest index are read.
+        """
+
+    def reconstruct_into(
+        self,
+        indexes: Iterable[SupportsIndex],
+        shards: Iterable[Buffer],
+        lost: Iterable[SupportsIndex],
+        out: Iterable[Buffer],
+        *,
+        threads: SupportsIndex | None = None,
+    ) -> None:
+        """Write the shards of the indexes `lost`, as `reconstruct` makes them."""
+
+    def update(
+        self,
+        index: SupportsIndex,
+        old: Buffer,
+        new: Buffer,
+        parity: Iterable[Buffer],
+        *,
+        threads: SupportsIndex | None = None,
+    ) -> None:
+        """Change all m parity shards in place for data shard `index` that was `old` and is `new`."""
+
+    def verify(
+        self, data: Iterable[Buffer], parity: Iterable[Buffer], *, threads: SupportsIndex | None = None
+    ) -> list[int]:
+        """Indexes (k to k + m - 1) of the parity shards that are not what the data makes; empty if all are right."""
+
+def erasure_choose_path(name: str | None) -> str: ...
+def erasure_paths() -> list[str]: ...
+def erasure_roofline(data: Iterable[Buffer], out: Iterable[Buffer], *, streaming: bool) -> None: ...
 
 @final
 class ImageReader:

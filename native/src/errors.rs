@@ -11,6 +11,18 @@ pyo3::import_exception!(native.errors, FileUnreadable);
 pyo3::import_exception!(native.errors, BlobTooLarge);
 pyo3::import_exception!(native.errors, InputInvalid);
 
+pyo3::import_exception!(native.erasure_errors, BufferUnusable);
+pyo3::import_exception!(native.erasure_errors, BuffersOverlap);
+pyo3::import_exception!(native.erasure_errors, KernelPanicked);
+pyo3::import_exception!(native.erasure_errors, LengthMismatch);
+pyo3::import_exception!(native.erasure_errors, PathUnavailable);
+pyo3::import_exception!(native.erasure_errors, ShapeInvalid);
+pyo3::import_exception!(native.erasure_errors, ShardCountWrong);
+pyo3::import_exception!(native.erasure_errors, ShardEmpty);
+pyo3::import_exception!(native.erasure_errors, ShardIndexInvalid);
+pyo3::import_exception!(native.erasure_errors, ThreadsInvalid);
+pyo3::import_exception!(native.erasure_errors, TooFewShards);
+
 /// Raises a `ZosError` class with a message and its context.
 pub fn zos_error(
     py: Python<'_>,
@@ -69,4 +81,28 @@ pub fn at_index(
         Ok(instance) => PyErr::from_value(instance),
         Err(error) => error,
     }
+}
+
+/// Maps what is wrong with a call of the erasure code.
+pub fn erasure(py: Python<'_>, error: erasure::Error) -> PyErr {
+    use erasure::Error;
+    let class = match &error {
+        Error::Shape(_) => py.get_type::<ShapeInvalid>(),
+        Error::Path(_) => py.get_type::<PathUnavailable>(),
+        Error::Count(_) => py.get_type::<ShardCountWrong>(),
+        Error::Length(_) => py.get_type::<LengthMismatch>(),
+        Error::Empty => py.get_type::<ShardEmpty>(),
+        Error::Index(_) => py.get_type::<ShardIndexInvalid>(),
+        Error::TooFew { .. } => py.get_type::<TooFewShards>(),
+        Error::Overlap(_) => py.get_type::<BuffersOverlap>(),
+        Error::Threads(_) => py.get_type::<ThreadsInvalid>(),
+        Error::Panicked(_) => py.get_type::<KernelPanicked>(),
+    };
+    zos_error(py, class, error.to_string(), &[])
+}
+
+/// A shard that is no buffer, or none that can be used.
+pub fn buffer_unusable(py: Python<'_>, reason: &str) -> PyErr {
+    let class = py.get_type::<BufferUnusable>();
+    zos_error(py, class, reason.to_owned(), &[])
 }

@@ -6,6 +6,7 @@
 
 use pyo3::prelude::*;
 
+mod bind_erasure;
 mod bind_fetch;
 mod bind_hash;
 mod bind_merkle;
@@ -21,6 +22,7 @@ type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 /// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
 const KERNELS: &[Register] = &[
+    bind_erasure::register,
     bind_fetch::register,
     bind_hash::register,
     bind_merkle::register,
