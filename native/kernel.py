@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
+from typing import Literal
 
 from native.errors import ZosError
 from native.ffi._kernel import ffi, lib
@@ -17,12 +20,30 @@ from native.ffi._kernel import ffi, lib
 __all__ = [
     "ExitStatus",
     "KernelUnsupported",
+    "NAMESPACES",
     "attach_mount",
     "is_tmpfs",
     "mount_id",
     "pidfd_exit",
+    "try_namespaces",
+    "try_pidfd_exit",
+    "try_pre_access",
     "unmount",
 ]
+
+# clone(2): the bits of include/uapi/linux/sched.h.
+NAMESPACES: Mapping[str, int] = MappingProxyType(
+    {
+        "cgroup": 0x02000000,
+        "ipc": 0x08000000,
+        "mount": 0x00020000,
+        "net": 0x40000000,
+        "pid": 0x20000000,
+        "user": 0x10000000,
+        "uts": 0x04000000,
+    }
+)
+_STEPS = {"nothing": 0, "proc": 1, "seccomp": 2}
 
 
 class KernelUnsupported(ZosError):
@@ -102,3 +123,43 @@ def mount_id(path: str | Path) -> int:
 def is_tmpfs(path: str | Path) -> bool:
     """Whether `path` lies in memory only (tmpfs or ramfs): no place for state, and the providers do not work there."""
     return bool(_check(int(lib.zos_in_memory(os.fsencode(path))), "statfs", str(path)))
+
+
+def try_namespaces(kinds: Iterable[str], *, step: Literal["nothing", "proc", "seccomp"] = "nothing") -> None:
+    """Make a process in new namespaces of these kinds (`NAMESPACES`), which does one step and ends.
+
+    Args:
+        kinds: names of namespaces; none is a plain process.
+        step: "proc" mounts proc(5) on /proc of its own mount and pid namespaces; "seccomp" loads a filter that allows
+            everything.
+
+    Raises:
+        OSError: what the kernel answered: EPERM without the rights, ENOSYS where clone3(2) is filtered, ENOSPC where
+            sysctl user.max_*_namespaces allows no more, EINVAL for a kind that was not compiled in.
+    """
+    flags = 0
+    for kind in kinds:
+        flags |= NAMESPACES[kind]
+    _check(int(lib.zos_try_clone(flags, _STEPS[step])), "clone3" if step == "nothing" else step)
+
+
+def try_pidfd_exit() -> None:
+    """Reap a process of our own and ask its pidfd how it ended.
+
+    Raises:
+        KernelUnsupported: below Linux 6.15, as `pidfd_exit`.
+        OSError: no process or no pidfd could be made.
+    """
+    result = int(lib.zos_try_pidfd_exit())
+    if result in (0, -errno.ENOTTY, -errno.EINVAL, -errno.ESRCH):
+        raise KernelUnsupported("the kernel does not say how a process ended that is not our child (Linux 6.15 does)")
+    _check(result, "PIDFD_GET_INFO")
+
+
+def try_pre_access(path: str | Path) -> None:
+    """Open a fanotify group that is asked before a file below `path` is read; nobody is asked.
+
+    Raises:
+        OSError: EINVAL below Linux 6.14, EPERM without CAP_SYS_ADMIN, EOPNOTSUPP where the file system has none.
+    """
+    _check(int(lib.zos_try_pre_access(os.fsencode(path))), "fanotify_mark", str(path))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from native.errors import ZosError
 from zos_core.base.verbs import Verb, argument
 
-__all__ = ["DOWN", "EXEC", "INSPECT", "LOGS", "PS", "RM", "RUN", "STOP", "UP"]
+__all__ = ["DOCTOR", "DOWN", "EXEC", "INSPECT", "LOGS", "PS", "RM", "RUN", "STOP", "UP"]
 
 # A shell's statuses, as podman has them: zos itself failed, cannot be executed, not found.
 ZOS_FAILED, NOT_EXECUTABLE, NOT_FOUND = 125, 126, 127
@@ -129,4 +129,23 @@ RM = Verb(
     handler="zos_core.commands:rm",
     arguments=(INSTANCE, argument("-f", "--force", action="store_true", help="kill it first if it runs"), NAME),
     examples=(("zos rm site", "an ended container"), ("zos rm -f site", "a running one too")),
+)
+DOCTOR = Verb(
+    summary="Say what this machine can do, found by trying",
+    handler="zos_core.doctor.verb:doctor",
+    arguments=(
+        argument(
+            "--without",
+            action="append",
+            default=[],
+            metavar="FEATURE",
+            complete="",
+            help="judge as if it were missing, such as erofs_file_backed",
+        ),
+    ),
+    examples=(
+        ("sudo zos doctor", "try everything, a container included"),
+        ("zos doctor --json", "the same for a program; without root, what can be tried without"),
+    ),
+    details="The exit status is 0 if containers can run, 77 if not. Nothing is left of what was tried.",
 )

@@ -19,6 +19,9 @@ int zos_attach_mount(int mount, const char *path);
 int zos_unmount(const char *path, int lazy);
 int zos_mount_id(const char *path, uint64_t *id);
 int zos_in_memory(const char *path);
+int zos_try_clone(uint64_t flags, int step);
+int zos_try_pidfd_exit(void);
+int zos_try_pre_access(const char *path);
 """
 
 SOURCE = r"""
@@ -27,15 +30,22 @@ SOURCE = r"""
 #endif
 #include <errno.h>
 #include <fcntl.h>
+#include <sched.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <string.h>
+#include <sys/fanotify.h>
 #include <sys/ioctl.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <sys/syscall.h>
+#include <sys/wait.h>
 #include <unistd.h>
+#include <linux/filter.h>
 #include <linux/magic.h>
+#include <linux/seccomp.h>
 
 /* include/uapi/linux/pidfd.h of Linux 6.15. The first 64 bytes are version 0, and the kernel takes the size out of the
    request's number, so this layout stays valid when fields are added behind it. */
@@ -110,6 +120,96 @@ static int zos_in_memory(const char *path)
     if (statfs(path, &found) != 0)
         return -errno;
     return found.f_type == TMPFS_MAGIC || found.f_type == RAMFS_MAGIC;
+}
+
+/* include/uapi/linux/sched.h of Linux 5.7. */
+struct zos_clone_args {
+    uint64_t flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup;
+};
+#ifndef SYS_clone3
+#define SYS_clone3 435
+#endif
+
+/* What a process in new namespaces tries; 0 or its errno. System calls alone: other threads of its parent may have held
+   any lock when it was cloned. */
+static int zos_step(int step)
+{
+    struct sock_filter allow[] = {BPF_STMT(BPF_RET | BPF_K, SECCOMP_RET_ALLOW)};
+    struct sock_fprog program = {1, allow};
+    switch (step) {
+    case 1:
+        if (mount(NULL, "/", NULL, MS_REC | MS_PRIVATE, NULL) != 0 || mount("proc", "/proc", "proc", 0, NULL) != 0)
+            return errno;
+        return 0;
+    case 2:
+        if (prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0 ||
+            syscall(SYS_seccomp, SECCOMP_SET_MODE_FILTER, 0, &program) != 0)
+            return errno;
+        return 0;
+    default:
+        return 0;
+    }
+}
+
+/* Clones a process with these flags that tries one step and ends. Without an exit signal, so that nobody who waits for
+   children of his own hears of it. Gives its pid, its status as of wait(2) and its pidfd, which is the caller's. */
+static int zos_clone_step(uint64_t flags, int step, int *status, int *pidfd)
+{
+    struct zos_clone_args arguments;
+    long pid;
+    memset(&arguments, 0, sizeof arguments);
+    arguments.flags = flags | CLONE_PIDFD;
+    arguments.pidfd = (uint64_t)(uintptr_t)pidfd;
+    pid = syscall(SYS_clone3, &arguments, sizeof arguments);
+    if (pid < 0)
+        return -errno;
+    if (pid == 0)
+        syscall(SYS_exit_group, zos_step(step));
+    while (waitpid((pid_t)pid, status, __WALL) < 0)
+        if (errno != EINTR) {
+            int error = errno;
+            close(*pidfd);
+            return -error;
+        }
+    return 0;
+}
+
+/* 0 when a process in these namespaces could do the step. */
+static int zos_try_clone(uint64_t flags, int step)
+{
+    int status = 0, pidfd = -1;
+    int result = zos_clone_step(flags, step, &status, &pidfd);
+    if (result != 0)
+        return result;
+    close(pidfd);
+    return WIFEXITED(status) ? -WEXITSTATUS(status) : -ECHILD;
+}
+
+/* 1 when a pidfd says how a process ended that was reaped, or a negative errno: see zos_pidfd_exit. */
+static int zos_try_pidfd_exit(void)
+{
+    int status = 0, pidfd = -1;
+    int result = zos_clone_step(0, 0, &status, &pidfd);
+    if (result != 0)
+        return result;
+    result = zos_pidfd_exit(pidfd, &status);
+    close(pidfd);
+    return result;
+}
+
+/* include/uapi/linux/fanotify.h of Linux 6.14. */
+#define ZOS_FAN_PRE_ACCESS 0x00100000
+/* 0 when a group can be asked before a file of this directory is read. The mark goes with the group. */
+static int zos_try_pre_access(const char *path)
+{
+    int result = 0;
+    int group = fanotify_init(FAN_CLASS_PRE_CONTENT | FAN_CLOEXEC, O_RDONLY | O_CLOEXEC);
+    if (group < 0)
+        return -errno;
+    if (fanotify_mark(group, FAN_MARK_ADD, ZOS_FAN_PRE_ACCESS | FAN_EVENT_ON_CHILD, AT_FDCWD, path) != 0)
+        result = -errno;
+    close(group);
+    return result;
 }
 """
 
