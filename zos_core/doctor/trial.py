@@ -21,10 +21,11 @@ from typing import Final
 from native.errors import ZosError
 from native.programs import program
 from zos_core.base.document import decode_msgpack
+from zos_core.base.errors import zos_error_in
 from zos_core.base.frame import Channel, RemoteError
 from zos_core.base.paths import Instance
 from zos_core.base.peer import Peer
-from zos_core.base.programs import Empty, ExitRecord, Launched, Mount, Mounted, Named, Nothing, Probe
+from zos_core.base.programs import Empty, ExitRecord, Launched, Mount, Mounted, Named, Nothing, Probe, Service
 from zos_core.base.tree import Listener, ServiceSpec, Table, end_tree, hold_channel, spawn_service, start_tree, up_lock
 from zos_core.containers.document import ImageRequest, RunRequest
 from zos_core.containers.launch import plan_launch
@@ -150,7 +151,7 @@ async def _tried(instance: Instance, hold_pid: int, findings: list[Finding]) -> 
         hold = await stack.enter_async_context(hold_channel(instance))
         spawn = Peer(instance.socket("spawn"))
         stack.push_async_callback(spawn.aclose)
-        probe, _ = await spawn.request("probe", Empty(), reply=Probe, timeout_s=REQUEST_TIMEOUT_S)
+        probe = await _probe(instance, spawn)
         findings += _of_probe(probe)
 
         async def groups() -> str:
@@ -196,6 +197,32 @@ async def _tried(instance: Instance, hold_pid: int, findings: list[Finding]) -> 
         return probe
 
 
+async def _probe(instance: Instance, spawn: Peer) -> Probe:
+    """Ask spawn, unless it does not live long enough to be asked."""
+    async with hold_channel(instance) as watched:
+        await watched.request("subscribe", Empty(), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        try:
+            async with asyncio.TaskGroup() as group:
+                watch = group.create_task(_spawn_ends(instance, watched), name="end of spawn")
+                probe, _ = await spawn.request("probe", Empty(), reply=Probe, timeout_s=REQUEST_TIMEOUT_S)
+                watch.cancel()
+        except BaseExceptionGroup as several:
+            error = zos_error_in(several)
+            if error is None:
+                raise
+            raise error from several
+    return probe
+
+
+async def _spawn_ends(instance: Instance, hold: Channel) -> None:
+    async for event, body in hold.events():
+        if event == "service":
+            service = decode_msgpack(body, Service, what="hold's service event")
+            if (service.name, service.state) == ("spawn", "ended"):
+                said = (instance.log_dir / "spawn.log").read_text(errors="replace").splitlines()
+                raise _Lacking(f"spawn ended: {said[-1] if said else 'without a word'}")
+
+
 class _Lacking(ZosError):
     """Some of what was tried works, some does not."""
 
@@ -208,7 +235,8 @@ def _for_module(found: str, module: str) -> str:
 
 
 def _for(found: str, command: str | None) -> str | None:
-    return privileged() if os.strerror(errno.EPERM) in found or os.strerror(errno.EACCES) in found else command
+    refused = any(os.strerror(number) in found for number in (errno.EPERM, errno.EACCES, errno.ENOSYS))
+    return privileged() if refused else command
 
 
 def _words(error: ZosError | OSError) -> str:
