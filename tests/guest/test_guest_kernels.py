@@ -1,0 +1,78 @@
+"""Stock Debian kernels with systemd and full cgroup v2: our wheel, installed without network, is put through its paces.
+
+In `make test` a smoke set on Debian 12's and 13's own kernels; `make guest` (ZOS_GUEST=all) runs the whole, on the
+newest kernel of trixie-backports too. One boot runs all checks of a kernel, one guest at a time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+
+from tests.guest.qemu import IMAGE_TIMEOUT_S, PASSED, WHEELS_TIMEOUT_S, boot, checks_disk, image_of, keep, wheels_of
+
+ALL = os.environ.get("ZOS_GUEST") == "all"
+SMOKE_TIMEOUT_S = 600
+WHOLE_TIMEOUT_S = 3600
+# Image, its release's Python, the kernel that it must be at least.
+MACHINES = {
+    "bookworm": ("bookworm", (6, 1)),
+    "trixie": ("trixie", (6, 12)),
+    "trixie-backports": ("trixie", (6, 15)),
+}
+SMOKE = ["tests/guest/inside"]
+WHOLE = [
+    *SMOKE,
+    "tests/e2e/test_run.py",
+    "tests/e2e/test_survival.py",
+    "tests/integration/test_native_kernel.py",
+    "tests/integration/test_doctor.py",
+    "tests/integration/test_host_cgroup.py",
+    "tests/integration/test_spawn_launch.py",
+    "tests/integration/test_spawn_exec.py",
+    "tests/integration/test_spawn_image.py",
+    "tests/integration/test_blockd_serve.py",
+    "tests/integration/test_blockd_death.py",
+    "tests/integration/test_network_wiring.py",
+    "tests/integration/test_flist_cli_verbs.py",
+]
+
+
+def run_on(machine: str, selection: Sequence[str], tmp_path: Path, *, timeout_s: float) -> None:
+    suite, at_least = MACHINES[machine]
+    image = image_of(machine)
+    assert image.version >= at_least, image.release
+    disk = checks_disk(tmp_path, wheels_of(suite), selection)
+    run = boot(image, disk, tmp_path, timeout_s=timeout_s)
+    if run.status != PASSED:
+        where = keep(f"{machine}-{image.release}", run)
+        pytest.fail(f"Linux {image.release}: {run.story()}\nthe whole console is in {where}", pytrace=False)
+    outcomes = {check["check"]: check["outcome"] for check in run.checks}
+    passed = [name for name, outcome in outcomes.items() if outcome == "passed"]
+    skipped = [f"{check['check']}: {check['detail']}" for check in run.checks if check["outcome"] == "skipped"]
+    assert run.failed == []
+    assert outcomes["install"] == "passed"
+    assert any("test_from_the_hub_to_the_end" in name for name in passed), outcomes
+    assert not any("tests/guest/" in line for line in skipped), skipped
+    print(f"Linux {image.release}: {len(passed)} passed in {run.seconds:.0f} s", *skipped, sep="\n  skipped ")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(IMAGE_TIMEOUT_S + WHEELS_TIMEOUT_S + SMOKE_TIMEOUT_S + 120)
+@pytest.mark.parametrize("machine", ["bookworm", "trixie"])
+def test_the_core_path_on_a_stock_kernel(machine: str, tmp_path: Path) -> None:
+    if ALL:
+        pytest.skip("the whole runs, which has it")
+    run_on(machine, SMOKE, tmp_path, timeout_s=SMOKE_TIMEOUT_S)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(IMAGE_TIMEOUT_S + WHEELS_TIMEOUT_S + WHOLE_TIMEOUT_S + 120)
+@pytest.mark.parametrize("machine", list(MACHINES))
+def test_the_whole_on_a_stock_kernel(machine: str, tmp_path: Path) -> None:
+    if not ALL:
+        pytest.skip("`make guest` runs the whole; the smoke set runs here")
+    run_on(machine, WHOLE, tmp_path, timeout_s=WHOLE_TIMEOUT_S)
