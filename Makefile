@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench fresh dev clean
+.PHONY: help setup demo test check bench guest fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -25,6 +25,10 @@ check:
 #: make bench    measures and ratios, nothing gated
 bench: setup
 	@.ci/bench $(ARGS)
+
+#: make guest    the core path and more on stock Debian kernels in QEMU, one at a time (ARGS='-k bookworm')
+guest: setup
+	@.ci/guest $(ARGS)
 
 #: make fresh    `make demo` and `make test` in new Debian 12 and 13 roots (ARGS='trixie:user')
 fresh:

@@ -35,6 +35,9 @@ __all__ = ["Demo", "DemoFailed", "main"]
 ROOT = Path(__file__).resolve().parents[2]
 IMAGE = "demo"
 START_TIMEOUT_S = 120.0
+DOCTOR_TIMEOUT_S = 120.0
+# The exit status of `zos doctor`, and then ours, where containers cannot run.
+CANNOT = 77
 PAGE_TIMEOUT_S = 60.0
 STARTED_SHARE_MAX = 1 / 10
 ENDED_SHARE_MAX = 1 / 3
@@ -167,6 +170,17 @@ class Demo:
 
     def _say(self, text: str) -> None:
         self.console.print(f"[bold]>[/bold] {text}")
+
+    def refusal(self) -> str | None:
+        """One line on why containers cannot run here, and what would help, by `zos doctor`; None where they can."""
+        done = subprocess.run([*self.zos, "doctor", "--json"], capture_output=True, text=True, timeout=DOCTOR_TIMEOUT_S)
+        if done.returncode == 0:
+            return None
+        if done.returncode != CANNOT:
+            raise DemoFailed(f"zos doctor ended with {done.returncode}: {done.stderr}")
+        report = json.loads(done.stdout)
+        help_ = f"; this would help: {report['command']}" if report["command"] else ""
+        return f"containers cannot run here: {report['problem']}{help_} (zos doctor says more)"
 
     def run(self) -> list[Container]:
         """The whole demo; returns what the two containers showed."""
@@ -411,6 +425,10 @@ def main(argv: list[str] | None = None) -> int:
     before = snapshot()
     status = 0
     try:
+        reason = demo.refusal()
+        if reason is not None:
+            console.print(reason, soft_wrap=True)
+            return CANNOT
         console.print(report(demo.run()))
     except DemoFailed as failure:
         console.print(f"[red]the demo failed: {failure}[/red]")

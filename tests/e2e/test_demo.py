@@ -140,3 +140,14 @@ def test_the_world_of_its_own_tells_what_is_left(state: Path) -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
     kinds = {line.partition(":")[0] for line in done.stdout.splitlines()}
     assert kinds == {"+mounts", "+processes", "+state"}, done.stdout + done.stderr
+
+
+def test_on_a_machine_that_cannot_it_says_so_in_one_line() -> None:
+    line = 'mkdir -p /var/lib/zos; mount -t tmpfs state /var/lib/zos; exec "$0" -m tests.e2e.demo'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-ec", line, sys.executable], cwd=ROOT, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 77, done.stdout + done.stderr
+    (said,) = done.stdout.splitlines()
+    assert said.startswith("containers cannot run here: state: a file system in memory (tmpfs)")
+    assert "mount DISK /var/lib/zos" in said

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import resource
 import shutil
 import subprocess
 import tempfile
@@ -20,7 +21,19 @@ from typing import Any
 
 import pytest
 
-__all__ = ["FAILED", "PASSED", "Image", "Run", "accelerator", "boot", "checks_disk", "image_of", "wheels_of"]
+__all__ = [
+    "FAILED",
+    "PASSED",
+    "Image",
+    "Run",
+    "accelerator",
+    "boot",
+    "checks_disk",
+    "image_of",
+    "installed_image_of",
+    "keep",
+    "wheels_of",
+]
 
 ROOT = Path(__file__).resolve().parents[2]
 QEMU = "qemu-system-x86_64"
@@ -32,6 +45,24 @@ KVM_DEADLINE_S = 5.0
 IMAGE_TIMEOUT_S = 600
 WHEELS_TIMEOUT_S = 1200
 CONSOLE_TAIL = 60
+# As in pyproject.toml, without the plugins that a guest has no use for; a guest is ten times slower.
+PYTEST_INI = """[pytest]
+pythonpath = .
+addopts = --import-mode=importlib
+filterwarnings = error
+timeout = 600
+faulthandler_timeout = 590
+markers =
+    unit
+    property
+    spec
+    integration
+    guest
+    e2e
+    lint
+    root
+    slow
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +89,7 @@ class Run:
 
     status: int | None
     seconds: float
+    cpu_seconds: float
     console: str
     checks: list[dict[str, Any]] = field(default_factory=list)
 
@@ -111,20 +143,28 @@ def image_of(name: str) -> Image:
     return Image(directory=_prepared("guest-image", name, timeout_s=IMAGE_TIMEOUT_S))
 
 
+def installed_image_of(name: str) -> Image:
+    """The same with our wheel installed, which takes the guest itself a minute or more."""
+    need_tools()
+    return Image(directory=_prepared("guest-installed", name, timeout_s=IMAGE_TIMEOUT_S + WHEELS_TIMEOUT_S))
+
+
 def wheels_of(suite: str) -> Path:
     """Our wheel and what it needs for the Python of a release; built when they are not there yet."""
     return _prepared("guest-wheels", suite, timeout_s=WHEELS_TIMEOUT_S)
 
 
-def checks_disk(directory: Path, wheels: Path, selection: Sequence[str]) -> Path:
-    """The second disk: our wheels, our tests and which of them to run."""
+def checks_disk(directory: Path, wheels: Path | None, selection: Sequence[str]) -> Path:
+    """The second disk: our tests and which of them to run, and the wheels if they are still to be installed."""
     content = directory / "checks"
-    content.mkdir()
-    shutil.copy2(ROOT / "tests/guest/inside/main", content / "main")
-    shutil.copytree(wheels, content / "wheels")
+    (content / "work").mkdir(parents=True)
+    for script in ("main", "install"):
+        shutil.copy2(ROOT / "tests/guest/inside" / script, content / script)
+    if wheels is not None:
+        shutil.copytree(wheels, content / "wheels")
     unwanted = shutil.ignore_patterns("__pycache__", ".hypothesis")
-    shutil.copytree(ROOT / "tests", content / "tests", ignore=unwanted)
-    shutil.copy2(ROOT / "pyproject.toml", content)
+    shutil.copytree(ROOT / "tests", content / "work/tests", ignore=unwanted)
+    (content / "work/pytest.ini").write_text(PYTEST_INI)
     (content / "selection").write_text("".join(f"{line}\n" for line in selection))
     size = sum(path.stat().st_size for path in content.rglob("*") if path.is_file())
     disk = directory / "checks.ext4"
@@ -172,8 +212,8 @@ def boot(image: Image, disk: Path, directory: Path, *, timeout_s: float) -> Run:
     command += ["-drive", f"file={disk},format=raw,if=virtio,readonly=on"]
     command += ["-device", "isa-debug-exit,iobase=0xf4,iosize=0x04"]
     command += ["-kernel", str(image.directory / "vmlinuz"), "-initrd", str(image.directory / "initrd.img")]
-    command += ["-append", "root=/dev/vda ro console=ttyS0 panic=-1 quiet systemd.show_status=0"]
-    began = time.monotonic()
+    command += ["-append", "root=/dev/vda ro console=ttyS0 panic=-1 quiet no_timer_check systemd.show_status=0"]
+    began, used = time.monotonic(), sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2])
     # `timeout` ends it also where this process was killed.
     guard = ["timeout", "--signal=KILL", str(int(timeout_s) + 5)]
     with subprocess.Popen([*guard, *command], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
@@ -190,6 +230,7 @@ def boot(image: Image, disk: Path, directory: Path, *, timeout_s: float) -> Run:
     return Run(
         status=status,
         seconds=time.monotonic() - began,
+        cpu_seconds=sum(resource.getrusage(resource.RUSAGE_CHILDREN)[:2]) - used,
         console=(console.read_text(errors="replace") if console.exists() else "") + said,
         checks=[json.loads(line) for line in lines if line.startswith("{") and line.endswith("}")],
     )
