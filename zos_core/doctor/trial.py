@@ -226,7 +226,7 @@ async def _spawn_ends(instance: Instance, hold: Channel) -> None:
 class _Lacking(ZosError):
     """Some of what was tried works, some does not."""
 
-    code, http_status, exit_status = "doctor.lacking", 501, 77
+    code, http_status, exit_status = "doctor.lacking", 501, 61
 
 
 def _for_module(found: str, module: str) -> str:

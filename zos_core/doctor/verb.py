@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
-from native.errors import ZosError
+from zos_core.base.errors import UsageError
 from zos_core.base.paths import Instance
 from zos_core.base.verbs import Console
 from zos_core.doctor.machine import machine_findings
@@ -19,18 +19,12 @@ CANNOT = 77
 _MARKS = {True: "yes", False: "no", None: "-"}
 
 
-class FeatureUnknown(ZosError):
-    """`--without` names something that spawn does not try."""
-
-    code, http_status, exit_status = "cli.usage", 400, 2
-
-
 async def doctor(arguments: argparse.Namespace, console: Console) -> int:
     """Try, report, and say by the exit status whether containers can run."""
     known = [field for field, *_ in TRIAL_FEATURES]
     for name in arguments.without:
         if name not in known:
-            raise FeatureUnknown(f"nothing is called {name!r}", hint=f"one of {', '.join(known)}")
+            raise UsageError(f"nothing is called {name!r}", hint=f"one of {', '.join(known)}")
     report = await examine(without=arguments.without)
     console.emit(report, _text(report))
     return 0 if report.containers else CANNOT
