@@ -17,7 +17,7 @@ from zos_core.base.paths import Instance
 from zos_core.host import CgroupBusy, CgroupFailed, CgroupTree, LimitInvalid, Limits, cgroup
 from zos_core.host.cgroup import _mount
 from zos_core.host.events import wait_empty
-from zos_core.host.layout import Base, BaseKind
+from zos_core.host.layout import Base, BaseKind, CgroupMount
 
 pytestmark = pytest.mark.root
 
@@ -247,3 +247,21 @@ async def test_host_cgroup_hold_is_moved_to_a_leaf_so_that_controllers_can_be_ha
         if not had:
             (base.path / "cgroup.subtree_control").write_text(f"-{controller}")
             root.write_text(f"-{controller}")
+
+
+async def test_host_cgroup_a_scope_that_goes_while_it_is_looked_for(
+    instance: Instance, base: Base, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """systemd puts a scope away when its last process has ended: between our finding it and our reading of it."""
+    search = cgroup._search
+
+    def found_and_gone(mount: CgroupMount, wanted: Instance) -> Base | None:
+        found = search(mount, wanted)
+        assert found is not None
+        (found.path / "zos" / wanted.name).rmdir()
+        (found.path / "zos").rmdir()
+        return found
+
+    await CgroupTree.open(instance, base=base)
+    monkeypatch.setattr(cgroup, "_search", found_and_gone)
+    assert await CgroupTree.find(instance) is None

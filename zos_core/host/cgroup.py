@@ -134,7 +134,13 @@ class CgroupTree:
         if base is None:
             return None
         path = base.path / "zos" / instance.name
-        return cls(path=path, layout=base, controllers=frozenset(_words(path / "cgroup.subtree_control")))
+        try:
+            controllers = frozenset(_words(path / "cgroup.subtree_control"))
+        except OSError as error:
+            if error.errno not in (errno.ENOENT, errno.ENODEV):
+                raise
+            return None  # systemd has just put the scope away, as it does when the last process of it has ended
+        return cls(path=path, layout=base, controllers=controllers)
 
     def group(self, name: str) -> CgroupGroup:
         """Give the group of a container without making it, and without asking for its limits."""
