@@ -22,8 +22,9 @@ import pytest
 from tests.e2e.machine import Snapshot, snapshot
 from tests.e2e.node_tool import ZOS, Node, Reading, image_store, large_sums, zos
 from zos_core.base.client import Client
+from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance, account
-from zos_core.containers.document import ImageRequest, Resources, RunRequest
+from zos_core.containers.document import ImageRequest, Resources, RunRequest, TrustedKey
 from zos_core.host import CgroupTree
 from zos_core.supervisor.endpoints import RUN, WAIT, WaitQuery
 
@@ -166,15 +167,17 @@ def test_memory_max_ends_the_whole_container(node: Node) -> None:
 
 
 async def test_statistics_are_the_kernels(node: Node) -> None:
-    fill = "x=$(dd if=/dev/zero bs=1M count=8 2>/dev/null | tr '\\0' a); echo ${#x}; sleep 1000"
+    fill = "x=$(dd if=/dev/zero bs=1M count=8 2>/dev/null | tr '\\0' a); echo ${#x}; sleep 1000; :"
     holder = Reading(node.start("--name", "holder", "--memory", "64M", "small", command=["sh", "-c", fill]))
     holder.wait_lines(1)
     assert holder.lines == [str(8 << 20)]
     group = group_of(node, "holder")
     tree = await CgroupTree.find(Instance(node.instance))
     assert tree is not None
+    # The reaper, the shell and, in a moment, sleep.
+    wait_until(lambda: int((group / "pids.current").read_text()) == 3)
     found = await tree.group("holder").statistics()
-    assert found.processes == int((group / "pids.current").read_text()) == 3, "the reaper, the shell and sleep"
+    assert found.processes == 3
     assert found.memory_bytes is not None
     assert 8 << 20 <= found.memory_bytes <= 64 << 20
     assert found.memory_peak_bytes is None or found.memory_bytes <= found.memory_peak_bytes <= 64 << 20
@@ -202,10 +205,12 @@ def test_cpu_max_throttles(node: Node) -> None:
 
 
 async def test_pids_max_refuses_the_fork(node: Node) -> None:
+    keyring, publisher = Keyring.of(), account().name
+    trusted = [TrustedKey(publisher=publisher, key=key) for key in keyring.trusted(publisher)]
     request = RunRequest(
         request_id=secrets.token_hex(16),
         name="forker",
-        image=ImageRequest(store=str(node.store), reference=f"{account().name}/small"),
+        image=ImageRequest(store=str(node.store), reference=f"{publisher}/small", trusted=trusted),
         args=["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 30 & done; wait"],
         resources=Resources(pids=10),
     )
