@@ -5,6 +5,7 @@ Runs inside a guest (tests/guest), as root, against the installed wheel.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pwd
@@ -20,7 +21,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.machine import Snapshot, snapshot
-from tests.e2e.node_tool import ZOS, Node, Reading, image_store, large_sums, zos
+from tests.e2e.node_tool import ZOS, Node, Reading, image_store, large_content, zos
 from zos_core.base.client import Client
 from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance, account
@@ -60,6 +61,11 @@ def node(store: Path) -> Iterator[Node]:
     made.up()
     yield made
     made.down()
+
+
+def sum_of(number: int) -> str:
+    """What sha256sum prints of one of the image's files."""
+    return f"{hashlib.sha256(large_content(number)).hexdigest()}  /data/{number:02}"
 
 
 def group_of(node: Node, name: str) -> Path:
@@ -119,7 +125,7 @@ def test_the_node_is_a_delegated_scope(node: Node) -> None:
 def test_from_the_hub_to_the_end(node: Node, hub: str) -> None:
     """Lazy run, exec, logs, stop; the image is fetched while it runs, by this machine's own provider."""
     first = node.run("--rm", "small", store=hub, command=["sh", "-c", "sha256sum /data/03"])
-    assert (first.status, first.out.split()) == (0, large_sums()[3].split()), first.err + node.service_logs()
+    assert (first.status, first.out.split()) == (0, sum_of(3).split()), first.err + node.service_logs()
     follower = Reading(node.start("--name", "count", "small", store=hub, command=["sh", "-c", COUNT]))
     follower.wait_lines(3)
     image = node.inspect("count")["image"]
@@ -147,7 +153,7 @@ def test_killed_while_an_image_is_read(node: Node, hub: str, service: str) -> No
     node.kill(service)
     counter.wait_lines(len(counter.lines) + 5)
     assert readers.end() == 0, readers.err + node.service_logs()
-    assert sorted(readers.lines) == sorted(large_sums()[file] for file in wanted)
+    assert sorted(readers.lines) == sorted(sum_of(file) for file in wanted)
     assert node.zos("stop", "--grace", "60", "count").status == 0
     assert counter.end() == 3, counter.err
     assert counter.lines[:-1] == [str(number) for number in range(len(counter.lines) - 1)]
