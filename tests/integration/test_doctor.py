@@ -78,7 +78,7 @@ def test_this_machine_runs_containers_and_nothing_is_left() -> None:
     assert report["kernel"] == os.uname().release
     assert finding(report, "container")["works"] is True
     assert all(each["works"] is not None for each in report["findings"])
-    assert before.difference(snapshot(), instance="doctor-", strict=False) == []
+    assert before.difference(snapshot(), instance="doctor-", alone=False) == []
     own = Path("/proc/self/cgroup").read_text()
     assert "doctor-" not in own
 

@@ -82,7 +82,7 @@ def wait_until(condition: Callable[[], object], *, timeout_s: float = 60) -> Non
 
 def wait_nothing_left(before: Snapshot, instance: str) -> None:
     """systemd puts a scope away when its last process has ended, a moment later."""
-    wait_until(lambda: before.difference(snapshot(), instance=instance, strict=False) == [])
+    wait_until(lambda: before.difference(snapshot(), instance=instance, alone=False) == [])
 
 
 def events(path: Path) -> dict[str, int]:
@@ -191,7 +191,7 @@ async def test_statistics_are_the_kernels(node: Node) -> None:
     assert 0 < found.cpu_us <= events(group / "cpu.stat")["usage_usec"]
     assert found.out_of_memory_kills == 0
     assert node.zos("stop", "--grace", "0.1", "holder").status == 0
-    assert holder.end() == 137
+    assert holder.end() in (137, 143), "by SIGTERM, or killed when the grace was over"
     assert node.zos("rm", "holder").status == 0
 
 
