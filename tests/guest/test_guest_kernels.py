@@ -42,7 +42,6 @@ SMOKE = [
         "test_from_the_hub_to_the_end",
         "test_killed_while_an_image_is_read[blockd]",
         "test_memory_max_ends_the_whole_container",
-        "test_pids_max_refuses_the_fork",
     )
 ]
 WHOLE = [
