@@ -217,7 +217,8 @@ async def test_pids_max_refuses_the_fork(node: Node) -> None:
         request_id=secrets.token_hex(16),
         name="forker",
         image=ImageRequest(store=str(node.store), reference=f"{publisher}/small", trusted=trusted),
-        args=["sh", "-c", "for i in 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19 20; do sleep 30 & done; wait"],
+        # A shell that cannot fork ends; the one around it does not, and keeps the container's group.
+        args=["sh", "-c", "(for i in 1 2 3 4 5 6 7 8 9 10 11 12; do sleep 1000 & done; wait); sleep 1000; :"],
         resources=Resources(pids=10),
     )
     async with Client(Instance(node.instance).api_socket) as client:
