@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from native.errors import ZosError
+
 __all__ = ["HERE", "ROOT", "IMAGE", "Failed", "Workspace", "file_system"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +34,10 @@ SMALL_BYTES_MAX = 65_536
 STORE_KINDS = ("pack", "meta", "index", "locator", "manifest")
 
 
-class Failed(Exception):
+class Failed(ZosError):
     """Something that a measure needs could not be had."""
+
+    code, http_status, exit_status = "bench.needed-failed", 500, 108
 
 
 def file_system(path: Path) -> str:
