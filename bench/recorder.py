@@ -157,7 +157,7 @@ class Recorder:
         rows = [
             Row(name=name, unit="faults", values=counts, role=roles[name]) for name, counts in values.items() if counts
         ]
-        group = Group(key=key, title=title, suite=self.suite, rows=rows)
+        group = Group(key=key, title=title, suite=self.suite, rows=rows, noise=self.groups[-1].noise)
         self.groups.append(group)
         self.show(group)
 

@@ -40,11 +40,14 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def ratio(values: Sequence[float], baseline: Sequence[float]) -> Interval:
+def ratio(values: Sequence[float], baseline: Sequence[float], *, one_run: bool = True) -> Interval:
     """Median of `values` over median of `baseline`, both positive.
 
     Samples of the same round were taken one after the other, so lists of the same length are drawn again by rounds:
     what slowed down both at once does not widen the interval. The draw is the same each time (a fixed seed).
+
+    Args:
+        one_run: the lists are of the same rounds of one run.
 
     Raises:
         ValueError: an empty list, or a value that is not positive.
@@ -54,7 +57,7 @@ def ratio(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     if min(values) <= 0 or min(baseline) <= 0:
         raise ValueError("a ratio needs positive values")
     draw = random.Random(0)
-    paired = len(values) == len(baseline)
+    paired = one_run and len(values) == len(baseline)
     ratios = []
     for _ in range(RESAMPLES):
         rounds = draw.choices(range(len(values)), k=len(values))

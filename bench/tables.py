@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from bench.budgets import Verdict
 from bench.results import Group, Report, Row
 from bench.series import quantile, ratio
+from bench.standing import advantage
 
 __all__ = ["MISSING", "budget_cells", "cells", "doubts", "load_line", "machine_lines", "peer_cells", "value_text"]
 
 MISSING = "missing"
+BASELINES_MAX = 4
 # Above these other programs take part in what is measured.
 LOAD_NOISY = 2.0
 BUSY_NOISY = 0.25
@@ -41,15 +43,29 @@ def _ratio_text(group: Group, row: Row, baseline: str) -> str:
     return text if min(len(row.values), len(other.values)) < 3 else f"{text} ({found.low:.2f}-{found.high:.2f})"
 
 
+def _times_text(group: Group, headline: Row, row: Row) -> str:
+    if row is headline:
+        return "1"
+    found = advantage(group, headline, row)
+    if found is None:
+        return MISSING if row.missing is not None or not row.values else "-"
+    return f"{found.value:.2f}x ({found.low:.2f}-{found.high:.2f})"
+
+
 def cells(group: Group) -> list[list[str]]:
     """The group as a table of text, its head first: name, unit, number of samples, p10, median, p90, ratios.
 
-    Where no row has two samples, one column has the values.
+    Where no row has two samples, one column has the values. Where there are more baselines than columns of ratios can
+    be read, one column says how many times as good as each row the headline row is.
     """
+    headline = group.headline_row() if len(group.baselines) > BASELINES_MAX else None
+    baselines = group.baselines if headline is None else []
     sign = "x" if group.direction == "speed" else "/"
     single = all(len(row.values) < 2 for row in group.rows)
     shares = {"value": 0.5} if single else {"p10": 0.1, "median": 0.5, "p90": 0.9}
-    table = [["", "unit", *([] if single else ["n"]), *shares, *(f"{sign} {name}" for name in group.baselines)]]
+    table = [["", "unit", *([] if single else ["n"]), *shares, *(f"{sign} {name}" for name in baselines)]]
+    if headline is not None:
+        table[0].append(f"{headline.name} is")
     for row in group.rows:
         count = [] if single else [str(len(row.values))]
         if row.values and row.missing is None:
@@ -57,7 +73,9 @@ def cells(group: Group) -> list[list[str]]:
         else:
             reason = row.missing or "not measured"
             figures = [reason] if single else [MISSING, reason, MISSING]
-        ratios = [_ratio_text(group, row, name) for name in group.baselines]
+        ratios = [_ratio_text(group, row, name) for name in baselines]
+        if headline is not None:
+            ratios = [_times_text(group, headline, row)]
         table.append([row.name, row.unit, *count, *figures, *ratios])
     return table
 

@@ -110,7 +110,7 @@ class Process:
         said = b""
         if process.stderr is not None and status is not None:
             said = process.stderr.read(ERRORS_BYTES_MAX) or b""
-        text = said.decode(errors="replace").strip()[-500:]
+        text = (said.decode(errors="replace").strip().splitlines() or [""])[-1][-500:]
         return PeerFailed(f"{self._name} ended with {status}" + (f": {text}" if text else ""))
 
     def close(self) -> None:

@@ -373,7 +373,10 @@ def _call(verb: Verb, name: str, rest: list[str]) -> int:
     if verb.command and "--" in rest:
         cut = rest.index("--")
         rest, command = rest[:cut], rest[cut + 1 :]
-    arguments = _parser(verb, name).parse_args(rest)
+    parser = _parser(verb, name)
+    # `zos bench run erasure --quick sign`: a list of words may go on after an option, which parse_args does not take.
+    listed = any(one.options.get("nargs") in ("*", "+") for one in verb.arguments if not one.is_option)
+    arguments = parser.parse_intermixed_args(rest) if listed else parser.parse_args(rest)
     if verb.command:
         arguments.command = command
     json = not _json_is_a_file(verb) and arguments.json
