@@ -14,6 +14,7 @@ from msgspec import Meta
 from bench.errors import BudgetsInvalid
 from bench.results import Group
 from bench.series import Interval, median_interval, ratio
+from bench.standing import advantage
 from zos_core.base.document import Document
 
 __all__ = ["BUDGETS", "Budget", "Budgets", "Outcome", "Verdict", "judge", "load"]
@@ -27,6 +28,7 @@ class Budget(Document, frozen=True, kw_only=True):
     """A goal: the ratio of a row to a baseline (or, without one, the row's median) at most, or at least, so much.
 
     Attributes:
+        times: at least so many times as good as the baseline, whichever way is better.
         goal: the name of the goal it is part of, such as G1.
         needs: CPU features without which the goal does not apply.
         without: CPU features with which another goal takes its place.
@@ -38,10 +40,23 @@ class Budget(Document, frozen=True, kw_only=True):
     baseline: str | None = None
     at_most: float | None = None
     at_least: float | None = None
+    times: float | None = None
     goal: str | None = None
     needs: list[str] = []
     without: list[str] = []
     source: str
+
+    @property
+    def floor(self) -> float | None:
+        """What the value must reach, if it must."""
+        return self.at_least if self.times is None else self.times
+
+    @property
+    def bound_text(self) -> str:
+        """The bound for people."""
+        if self.at_most is not None:
+            return f"<= {self.at_most:g}"
+        return f">= {self.at_least:g}" if self.times is None else f">= {self.times:g}x"
 
 
 class Budgets(Document, frozen=True, kw_only=True):
@@ -77,7 +92,7 @@ class Verdict:
             return "not here"
         if self.seen is None:
             return "missing"
-        most, least = self.budget.at_most, self.budget.at_least
+        most, least = self.budget.at_most, self.budget.floor
         reached = (most is None or self.seen.value <= most) and (least is None or self.seen.value >= least)
         return "reached" if reached else "missed"
 
@@ -86,7 +101,7 @@ class Verdict:
         """Whether the bound lies inside the interval of what was seen, so that another run may decide otherwise."""
         if self.seen is None:
             return False
-        bounds = (self.budget.at_most, self.budget.at_least)
+        bounds = (self.budget.at_most, self.budget.floor)
         return any(bound is not None and self.seen.low < bound < self.seen.high for bound in bounds)
 
 
@@ -102,10 +117,11 @@ def load(path: Path = BUDGETS) -> list[Budget]:
     except (tomllib.TOMLDecodeError, msgspec.ValidationError, UnicodeDecodeError) as error:
         raise BudgetsInvalid(f"{path}: {error}", hint="bench/budgets.toml shows the form") from error
     for budget in budgets:
-        if (budget.at_most is None) == (budget.at_least is None):
+        bounds = [budget.at_most, budget.at_least, budget.times]
+        if bounds.count(None) != 2 or (budget.times is not None and budget.baseline is None):
             raise BudgetsInvalid(
-                f"{path}: {budget.group}: {budget.row} has not exactly one of at_most and at_least",
-                hint="give it one bound",
+                f"{path}: {budget.group}: {budget.row} has not exactly one of at_most, at_least and times",
+                hint="give it one bound; times needs a baseline",
             )
     return budgets
 
@@ -141,5 +157,7 @@ def _seen(budget: Budget, group: Group) -> Interval | None:
     assert other is not None
     if min(*row.values, *other.values) <= 0:
         return None
+    if budget.times is not None:
+        return advantage(group, row, other)
     pair = (other.values, row.values) if group.direction == "speed" else (row.values, other.values)
     return ratio(*pair)

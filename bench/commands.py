@@ -17,7 +17,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench import budgets, results, tables
-from bench.errors import MeasureFailed, PeerMissing, ResultsInvalid
+from bench.errors import GroupUnavailable, MeasureFailed, PeerMissing, ResultsInvalid
 from bench.options import FULL, QUICK, Options
 from bench.peers.cache import Cache, cache_directory
 from bench.peers.catalog import CATALOG, PeerSpec, find
@@ -94,7 +94,8 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     suites = choose(installed_suites(), arguments.groups)
     require_extras()
-    suites, left_out = _for_this_user(suites, named=bool(arguments.groups))
+    suites, left_out = _available(suites, named=bool(arguments.groups))
+    suites, without_root = _for_this_user(suites, named=bool(arguments.groups))
     options = _options(arguments)
     cache = _cache(arguments)
 
@@ -115,7 +116,7 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
         quiet_wait_s=options.quiet_wait_s,
         progress=console.progress(),
     )
-    for reason in left_out:
+    for reason in (*left_out, *without_root):
         recorder.skip(reason)
     found = Run(suites, options, cache, recorder).measure(sys.argv[1:])
     verdicts = [
@@ -139,6 +140,25 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
             failed=found.failed,
         )
     return 0
+
+
+def _available(suites: Mapping[str, Suite], *, named: bool) -> tuple[dict[str, Suite], list[str]]:
+    """The groups whose modules are here, and why the others are not.
+
+    Raises:
+        GroupUnavailable: a group that was named is not here.
+    """
+    found, left = {}, []
+    for name, suite in suites.items():
+        try:
+            suite.paths()
+        except GroupUnavailable as error:
+            if named:
+                raise
+            left.append(f"group {name}: {error.message}")
+        else:
+            found[name] = suite
+    return found, left
 
 
 def _for_this_user(suites: Mapping[str, Suite], *, named: bool) -> tuple[dict[str, Suite], list[str]]:

@@ -178,8 +178,9 @@ def summary_lines(found: Comparison) -> list[str]:
     ours = [change for change in found.changes if change.ours]
     counts = {verdict: sum(change.verdict == verdict for change in ours) for verdict in ("better", "worse", "gone")}
     lines = [
-        f"A {found.before}, B {found.after}: {len(ours)} rows of ours, {counts['better']} better, {counts['worse']} worse, "
-        f"{counts['gone']} gone; changes below {found.threshold:.0%}, or within the noise of the samples, are none"
+        f"A {found.before}, B {found.after}: {len(ours)} rows of ours, {counts['better']} better, "
+        f"{counts['worse']} worse, {counts['gone']} gone; "
+        f"changes below {found.threshold:.0%}, or within the noise of the samples, are none",
     ]
     if found.other_machine:
         lines.append(f"warning: not the same machine ({', '.join(found.other_machine)}): values differ by that, too")

@@ -19,9 +19,10 @@ __all__ = ["files", "html", "markdown"]
 PLOTS = "performance"
 TITLE = "zos, measured"
 INTRODUCTION = (
-    "Written by `zos bench report` from one run of `zos bench run --peers`. Everything in a table was measured in turns, "
-    "pinned to one CPU, so the ratios are of one run on one machine; figures in brackets are the ends of the 90 % "
-    "bootstrap interval of the ratio of medians. Dashed bars are what the machine can do at most, no rivals."
+    "Written by `zos bench report` from what `zos bench run --peers` found. What is in one table was measured in "
+    "turns, short calls pinned to one CPU, so the ratios are of one run on one machine. Figures in brackets are the "
+    "ends of the 90 % bootstrap interval. In the plots ours is blue and peers are grey; dashed bars and orange points "
+    "are what the machine can do at most, no rivals."
 )
 HEADINGS = {
     "erasure": "Erasure coding",
@@ -41,7 +42,7 @@ h1{font-size:1.9rem;margin:.5rem 0}h2{margin-top:2.6rem;border-bottom:1px solid 
 h3{margin:2rem 0 .6rem}svg{max-width:100%;height:auto;display:block;margin:.6rem 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .65rem;border-bottom:1px solid #d1d9e0;text-align:right;white-space:nowrap}
-th:first-child,td:first-child,table.words td,table.words th{text-align:left}table.words td{white-space:normal}
+th:first-child,td:first-child,table.words td,table.words th{text-align:left}table.words td:not(:nth-child(3)){white-space:normal}
 thead th{border-bottom:2px solid #818b98}ul{font-size:.9rem;color:#59636e;padding-left:1.2rem}
 .reached{color:#1a7f37;font-weight:600}.missed{color:#cf222e;font-weight:600}
 .warn{border-left:4px solid #bf8700;padding:.5rem .9rem;background:#fff8c5;color:#1f2328}
@@ -60,7 +61,7 @@ def files(report: Report, verdicts: Sequence[Verdict]) -> dict[PurePosixPath, st
         PurePosixPath("performance.md"): markdown(report, verdicts),
         PurePosixPath("performance.html"): html(report, verdicts),
     }
-    goals = goals_plot(verdicts)
+    goals = goals_plot(_in_order(verdicts))
     if goals is not None:
         made[PurePosixPath(PLOTS, "goals.svg")] = goals
     for group in report.groups:
@@ -86,6 +87,17 @@ def _suites(report: Report) -> list[tuple[str, list[Group]]]:
 
 def _heading(suite: str) -> str:
     return HEADINGS.get(suite, suite or "Other measures")
+
+
+def _in_order(verdicts: Sequence[Verdict]) -> list[Verdict]:
+    """What was measured first, by goal; then what is not here, then what was not run."""
+    order = {"reached": 0, "missed": 0, "not here": 1, "missing": 2}
+    return sorted(verdicts, key=lambda verdict: (order[verdict.outcome], _goal_number(verdict)))
+
+
+def _goal_number(verdict: Verdict) -> int:
+    goal = verdict.budget.goal or ""
+    return int(goal[1:]) if goal[1:].isdecimal() else 1000
 
 
 def _warnings(report: Report) -> list[str]:
@@ -161,9 +173,9 @@ def markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
         lines += ["## At a glance", "", *_markdown_table(best), ""]
     if verdicts:
         lines += ["## Goals", "", f"{_counts(verdicts)}. Reported, not gated.", ""]
-        if goals_plot(verdicts) is not None:
+        if goals_plot(_in_order(verdicts)) is not None:
             lines += [f"![What was seen over what was wanted]({PLOTS}/goals.svg)", ""]
-        lines += [*_markdown_table(budget_cells(verdicts)), ""]
+        lines += [*_markdown_table(budget_cells(_in_order(verdicts))), ""]
     if _loss_lines(report):
         lines += ["## What we lose, and to whom", "", *(f"- {line}" for line in _loss_lines(report)), ""]
     for suite, groups in _suites(report):
@@ -205,7 +217,7 @@ def html(report: Report, verdicts: Sequence[Verdict]) -> str:
         parts += ["<h2>At a glance</h2>", _html_table(best)]
     if verdicts:
         parts += ['<h2 id="goals">Goals</h2>', f"<p>{escape(_counts(verdicts))}. Reported, not gated.</p>"]
-        parts += [goals_plot(verdicts) or "", _html_table(budget_cells(verdicts), words=True)]
+        parts += [goals_plot(_in_order(verdicts)) or "", _html_table(budget_cells(_in_order(verdicts)), words=True)]
     if _loss_lines(report):
         parts += ["<h2>What we lose, and to whom</h2>", _html_list(_loss_lines(report))]
     for suite, groups in suites:

@@ -167,7 +167,7 @@ def goals_plot(verdicts: Sequence[Verdict]) -> str | None:
             turn = f'transform="rotate(45 {place:.1f} {centre:.1f})"'
             parts.append(f'<rect class="z-missed" {square} {turn}/>')
         seen = "" if verdict.value is None else value_text(verdict.value)
-        parts.append(_text(WIDTH - RIGHT + 8, centre + 4.5, f"{seen} {verdict.outcome}", "z-text z-small"))
+        parts.append(_text(WIDTH - RIGHT + 12, centre + 4.5, f"{seen} {verdict.outcome}", "z-text z-small"))
     listed = "; ".join(f"{label} {verdict.outcome}" for label, (verdict, _) in zip(labels, shown, strict=True))
     return _svg(height, title, listed, parts)
 
@@ -177,8 +177,8 @@ def _reached(verdict: Verdict) -> tuple[float, float, float] | None:
     seen, budget = verdict.seen, verdict.budget
     if seen is None or not verdict.applies or min(seen.value, seen.low) <= 0:
         return None
-    if budget.at_least is not None:
-        return (seen.value / budget.at_least, seen.low / budget.at_least, seen.high / budget.at_least)
+    if budget.floor is not None:
+        return (seen.value / budget.floor, seen.low / budget.floor, seen.high / budget.floor)
     if budget.at_most:
         return (budget.at_most / seen.value, budget.at_most / seen.high, budget.at_most / seen.low)
     return None

@@ -86,7 +86,6 @@ def budget_cells(verdicts: Sequence[Verdict]) -> list[list[str]]:
     for verdict in verdicts:
         budget, seen = verdict.budget, verdict.seen
         name = f"{budget.group}: {budget.row}" + (f" to {budget.baseline}" if budget.baseline else "")
-        bound = f"<= {budget.at_most:g}" if budget.at_most is not None else f">= {budget.at_least:g}"
         text = MISSING
         if seen is not None:
             text = value_text(seen.value)
@@ -95,7 +94,7 @@ def budget_cells(verdicts: Sequence[Verdict]) -> list[list[str]]:
         elif verdict.reason is not None:
             text = verdict.reason
         outcome = f"{verdict.outcome}, within noise" if verdict.within_noise else verdict.outcome
-        table.append([budget.goal or "", name, bound, text, outcome, budget.source])
+        table.append([budget.goal or "", name, budget.bound_text, text, outcome, budget.source])
     return table
 
 
