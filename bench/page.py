@@ -42,7 +42,8 @@ h1{font-size:1.9rem;margin:.5rem 0}h2{margin-top:2.6rem;border-bottom:1px solid 
 h3{margin:2rem 0 .6rem}svg{max-width:100%;height:auto;display:block;margin:.6rem 0}
 .wide{overflow-x:auto}table{border-collapse:collapse;font-size:.87rem;font-variant-numeric:tabular-nums}
 th,td{padding:.3rem .65rem;border-bottom:1px solid #d1d9e0;text-align:right;white-space:nowrap}
-th:first-child,td:first-child,table.words td,table.words th{text-align:left}table.words td:not(:nth-child(3)){white-space:normal}
+th:first-child,td:first-child,table.words td,table.words th{text-align:left}
+table.words td:not(:nth-child(3)){white-space:normal}
 thead th{border-bottom:2px solid #818b98}ul{font-size:.9rem;color:#59636e;padding-left:1.2rem}
 .reached{color:#1a7f37;font-weight:600}.missed{color:#cf222e;font-weight:600}
 .warn{border-left:4px solid #bf8700;padding:.5rem .9rem;background:#fff8c5;color:#1f2328}

@@ -140,9 +140,12 @@ class Workspace:
             if self.given_tree is not None:
                 self._tree = self.given_tree
             else:
+                maker = ROOT / ".ci/demo-tree"
+                if not maker.exists():
+                    raise Failed("only a checkout can make a root file system", hint="give one with --tree DIR")
                 self.say("making a Debian root file system (half a minute)")
                 tree = self.directory / "tree"
-                self.command([str(ROOT / ".ci/demo-tree"), str(tree)])
+                self.command([str(maker), str(tree)])
                 self._tree = tree
         return self._tree
 

@@ -253,9 +253,11 @@ def main(name: str) -> int:
         words = line.split()
         try:
             if len(words) >= 3 and words[0] == "prepare":
+                work = None
                 values = {key: int(value) for key, _, value in (word.partition("=") for word in words[3:])}
-                work, found = peer.prepare(Request(words[1], words[2], values))
-                work()
+                made, found = peer.prepare(Request(words[1], words[2], values))
+                made()
+                work = made
                 answer = f"ok digest={found}" if found else "ok"
             elif len(words) == 2 and words[0] == "run" and work is not None:
                 answer = timed(work, int(words[1]))

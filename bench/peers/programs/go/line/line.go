@@ -104,6 +104,9 @@ func Serve(peer, version string, works []string, prepare func(Request) (Work, st
 			if err == nil {
 				err = work()
 			}
+			if err != nil {
+				work = nil
+			}
 			if reason, missing := err.(Missing); missing {
 				say("missing %s", string(reason))
 			} else if err != nil {
