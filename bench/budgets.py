@@ -33,6 +33,7 @@ class Budget(Document, frozen=True, kw_only=True):
         needs: CPU features without which the goal does not apply.
         without: CPU features with which another goal takes its place.
         source: where the goal comes from.
+        explanation: why it was missed when it last was, with the profile that shows it; said beside a miss alone.
     """
 
     group: str
@@ -45,6 +46,7 @@ class Budget(Document, frozen=True, kw_only=True):
     needs: list[str] = []
     without: list[str] = []
     source: str
+    explanation: str | None = None
 
     @property
     def floor(self) -> float | None:

@@ -8,7 +8,7 @@ import platform
 import re
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
@@ -59,7 +59,11 @@ FEATURES = frozenset(
     ]
 )
 PROBE = bytes(64 << 10)
+DISTRIBUTIONS = ("pytest-benchmark", "msgspec", "uvloop", "blake3", "pynacl", "zstandard")
 VERSION_COMMANDS = {
+    "cc": ["cc", "--version"],
+    "go": ["go", "version"],
+    "rustc": ["rustc", "--version"],
     "crun": ["crun", "--version"],
     "runc": ["runc", "--version"],
     "mkfs.erofs": ["mkfs.erofs", "--version"],
@@ -68,8 +72,8 @@ VERSION_COMMANDS = {
 }
 
 
-def describe() -> Machine:
-    """This machine and the versions of what takes part."""
+def describe(paths: Mapping[str, str] | None = None) -> Machine:
+    """This machine and the versions of what takes part; `paths`: which code path each native kernel has chosen."""
     cpu = next(
         (line.partition(":")[2].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
         platform.machine(),
@@ -77,6 +81,8 @@ def describe() -> Machine:
     memory_kib = next(int(line.split()[1]) for line in _lines("/proc/meminfo") if line.startswith("MemTotal"))
     versions = {"zos": f"{metadata.version('zos')} ({_commit()}; programs: {_build_kind()})"}
     versions["python"] = platform.python_version()
+    versions["libc"] = " ".join(platform.libc_ver())
+    versions |= {name: metadata.version(name) for name in DISTRIBUTIONS}
     versions |= {name: _version(argv) for name, argv in VERSION_COMMANDS.items()}
     return Machine(
         kernel=platform.release(),
@@ -88,6 +94,7 @@ def describe() -> Machine:
         file_system=file_system(BASE),
         virtual=_output(["systemd-detect-virt", "--vm"]) or "virtualization unknown",
         versions=versions,
+        paths=dict(paths or {}),
     )
 
 

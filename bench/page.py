@@ -11,7 +11,8 @@ from pathlib import PurePosixPath
 from bench.budgets import Verdict
 from bench.plot import goals_plot, group_plot
 from bench.results import Group, Report
-from bench.standing import Standing, losses, standings
+from bench.series import median
+from bench.standing import Standing, losses, nearest_roof, standings
 from bench.tables import budget_cells, cells, doubts, load_line, machine_lines, peer_cells, value_text
 
 __all__ = ["files", "html", "markdown"]
@@ -127,6 +128,17 @@ def _counts(verdicts: Sequence[Verdict]) -> str:
     return text + (f", {counts['not here']} about what this CPU does not have" if counts["not here"] else "")
 
 
+def _explanations(verdicts: Sequence[Verdict]) -> list[str]:
+    """Why goals were missed, as far as somebody has found out."""
+    found = []
+    for verdict in _in_order(verdicts):
+        if verdict.outcome == "missed":
+            budget = verdict.budget
+            name = f"{budget.goal or budget.group} ({budget.row}{f' to {budget.baseline}' if budget.baseline else ''})"
+            found.append(f"{name} was missed: {budget.explanation or 'nobody has explained it yet'}")
+    return found
+
+
 def _loss_text(one: Standing) -> str:
     seen = one.advantage
     return (
@@ -144,16 +156,18 @@ def _loss_lines(report: Report) -> list[str]:
 
 
 def _best_cells(report: Report) -> list[list[str]]:
-    """Each group in a line: ours, the best peer, and how many times as good ours is."""
-    table = [["", "unit", "ours", "best peer", "", "ours is"]]
+    """Each group in a line: ours, the best peer, how many times as good ours is, and what the machine would allow."""
+    table = [["", "unit", "ours", "best peer", "", "ours is", "of the roofline"]]
     found = standings(report.groups)
     for key, each in groupby(found, key=lambda one: one.group.key):
         best = min(each, key=lambda one: one.advantage.value)
         group = next(group for group in report.groups if group.key == key)
         seen = best.advantage
-        ours, theirs = (value_text(sorted(row.values)[len(row.values) // 2]) for row in (best.ours, best.peer))
+        ours, theirs = (value_text(median(row.values)) for row in (best.ours, best.peer))
         times = f"{seen.value:.2f}x ({seen.low:.2f}-{seen.high:.2f})"
-        table.append([group.title, best.ours.unit, ours, best.peer.name, theirs, times])
+        roof = nearest_roof(group)
+        share = "" if roof is None else f"{roof[1].value:.2f} of {roof[0].name}"
+        table.append([group.title, best.ours.unit, ours, best.peer.name, theirs, times, share])
     return table if len(table) > 1 else []
 
 
@@ -177,6 +191,7 @@ def markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
         if goals_plot(_in_order(verdicts)) is not None:
             lines += [f"![What was seen over what was wanted]({PLOTS}/goals.svg)", ""]
         lines += [*_markdown_table(budget_cells(_in_order(verdicts))), ""]
+        lines += [*(f"- {line}" for line in _explanations(verdicts)), ""]
     if _loss_lines(report):
         lines += ["## What we lose, and to whom", "", *(f"- {line}" for line in _loss_lines(report)), ""]
     for suite, groups in _suites(report):
@@ -219,6 +234,8 @@ def html(report: Report, verdicts: Sequence[Verdict]) -> str:
     if verdicts:
         parts += ['<h2 id="goals">Goals</h2>', f"<p>{escape(_counts(verdicts))}. Reported, not gated.</p>"]
         parts += [goals_plot(_in_order(verdicts)) or "", _html_table(budget_cells(_in_order(verdicts)), words=True)]
+        if _explanations(verdicts):
+            parts.append(_html_list(_explanations(verdicts)))
     if _loss_lines(report):
         parts += ["<h2>What we lose, and to whom</h2>", _html_list(_loss_lines(report))]
     for suite, groups in suites:

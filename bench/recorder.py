@@ -85,6 +85,7 @@ class Recorder:
     groups: list[Group] = field(default_factory=list)
     skipped: list[str] = field(default_factory=list)
     peers: dict[str, PeerSeen] = field(default_factory=dict)
+    paths: dict[str, str] = field(default_factory=dict)
 
     @contextmanager
     def group(
@@ -160,6 +161,10 @@ class Recorder:
         group = Group(key=key, title=title, suite=self.suite, rows=rows, noise=self.groups[-1].noise)
         self.groups.append(group)
         self.show(group)
+
+    def path(self, kernel: str, path: str) -> None:
+        """Which of its code paths a native kernel has chosen on this CPU, for the page."""
+        self.paths[kernel] = path
 
     def skip(self, reason: str) -> None:
         """Something is not measured."""

@@ -111,7 +111,7 @@ class Run:
             seconds=time.monotonic() - begin_s,
             arguments=arguments,
             interrupted=interrupted,
-            machine=machine.describe(),
+            machine=machine.describe(self.recorder.paths),
             image=image,
             groups=self.recorder.groups,
             peers=self._peers(),

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from bench.results import Group, Row
 from bench.series import Interval, ratio
 
-__all__ = ["Standing", "advantage", "losses", "standings"]
+__all__ = ["Standing", "advantage", "losses", "nearest_roof", "standings"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,3 +57,13 @@ def standings(groups: Sequence[Group]) -> list[Standing]:
 def losses(groups: Sequence[Group]) -> list[Standing]:
     """Where a peer is better by more than noise, the worst first."""
     return sorted((one for one in standings(groups) if one.lost), key=lambda one: one.advantage.value)
+
+
+def nearest_roof(group: Group) -> tuple[Row, Interval] | None:
+    """The lowest of the group's rooflines, which is the one that binds, and how much of it our headline row has."""
+    ours = group.headline_row()
+    if ours is None:
+        return None
+    seen = [(row, advantage(group, ours, row)) for row in group.rows if row.role == "roof"]
+    found = [(row, share) for row, share in seen if share is not None]
+    return max(found, key=lambda each: each[1].value, default=None)

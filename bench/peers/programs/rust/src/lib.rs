@@ -29,7 +29,8 @@ impl Request {
         (0..count)
             .map(|_| {
                 let mut piece = vec![0; length];
-                file.read_exact(&mut piece).map_err(|error| error.to_string())?;
+                file.read_exact(&mut piece)
+                    .map_err(|error| error.to_string())?;
                 Ok(piece)
             })
             .collect()
@@ -73,11 +74,17 @@ fn faults() -> i64 {
 fn parse(words: &[&str]) -> Result<Request, String> {
     let mut values = HashMap::new();
     for word in &words[3..] {
-        let number = word.split_once('=').and_then(|(key, text)| Some((key.to_owned(), text.parse().ok()?)));
+        let number = word
+            .split_once('=')
+            .and_then(|(key, text)| Some((key.to_owned(), text.parse().ok()?)));
         let (key, value) = number.ok_or_else(|| format!("{word} is no number"))?;
         values.insert(key, value);
     }
-    Ok(Request { work: words[1].to_owned(), input: words[2].to_owned(), values })
+    Ok(Request {
+        work: words[1].to_owned(),
+        input: words[2].to_owned(),
+        values,
+    })
 }
 
 fn answer(words: &[&str], work: &mut Option<Work>, prepare: &Prepare) -> Result<String, String> {
@@ -87,7 +94,11 @@ fn answer(words: &[&str], work: &mut Option<Work>, prepare: &Prepare) -> Result<
             let (mut made, digest) = prepare(&parse(words)?)?;
             made()?;
             *work = Some(made);
-            Ok(if digest.is_empty() { "ok".to_owned() } else { format!("ok digest={digest}") })
+            Ok(if digest.is_empty() {
+                "ok".to_owned()
+            } else {
+                format!("ok digest={digest}")
+            })
         }
         ["run", count] => {
             let work = work.as_mut().ok_or("nothing is prepared")?;
@@ -96,7 +107,11 @@ fn answer(words: &[&str], work: &mut Option<Work>, prepare: &Prepare) -> Result<
             for _ in 0..count {
                 work()?;
             }
-            Ok(format!("ok ns={} faults={}", begin.elapsed().as_nanos(), faults() - before))
+            Ok(format!(
+                "ok ns={} faults={}",
+                begin.elapsed().as_nanos(),
+                faults() - before
+            ))
         }
         _ => Err("not understood".to_owned()),
     }
@@ -112,7 +127,10 @@ pub fn serve(peer: &str, version: &str, works: &[&str], prepare: &Prepare) {
         // Whoever asked may have gone: the end of stdin is seen next.
         let _ = writeln!(out, "{line}").and_then(|()| out.flush());
     };
-    say(&format!("hello 1 peer={peer} version={version} works={}", works.join(",")));
+    say(&format!(
+        "hello 1 peer={peer} version={version} works={}",
+        works.join(",")
+    ));
     let mut work = None;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split(' ').collect();

@@ -7,14 +7,23 @@ fn text(error: reed_solomon_simd::Error) -> String {
 }
 
 fn prepare(request: &Request) -> Result<(Work, String), String> {
-    let (k, m, length) = (request.number("k"), request.number("m"), request.number("shard_bytes"));
+    let (k, m, length) = (
+        request.number("k"),
+        request.number("m"),
+        request.number("shard_bytes"),
+    );
     let lost = request.number("lost");
     let data = request.pieces(k, length)?;
     let mut encoder = ReedSolomonEncoder::new(k, m, length).map_err(text)?;
     for shard in &data {
         encoder.add_original_shard(shard).map_err(text)?;
     }
-    let parity: Vec<Vec<u8>> = encoder.encode().map_err(text)?.recovery_iter().map(<[u8]>::to_vec).collect();
+    let parity: Vec<Vec<u8>> = encoder
+        .encode()
+        .map_err(text)?
+        .recovery_iter()
+        .map(<[u8]>::to_vec)
+        .collect();
     match request.work.as_str() {
         "erasure.encode" => {
             let wanted = digest(parity.iter().map(Vec::as_slice));
@@ -40,18 +49,30 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
                 }
                 let result = decoder.decode().map_err(text)?;
                 let restored = (0..lost).filter_map(|at| result.restored_original(at));
-                Ok(if check { digest(restored) } else { restored.count().to_string() })
+                Ok(if check {
+                    digest(restored)
+                } else {
+                    restored.count().to_string()
+                })
             };
             if again(true)? != wanted {
                 return Err("other bytes came back than were lost".to_owned());
             }
             Ok((Box::new(move || again(false).map(drop)), wanted))
         }
-        _ => Err(format!("unknown work {}, or lost is out of range", request.work)),
+        _ => Err(format!(
+            "unknown work {}, or lost is out of range",
+            request.work
+        )),
     }
 }
 
 fn main() {
     let works = ["erasure.encode", "erasure.reconstruct"];
-    serve("reed-solomon-simd", &version("reed-solomon-simd"), &works, &prepare);
+    serve(
+        "reed-solomon-simd",
+        &version("reed-solomon-simd"),
+        &works,
+        &prepare,
+    );
 }
