@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -186,3 +187,29 @@ def test_without_pytest_the_hint_says_what_to_install() -> None:
     assert done.returncode == 107
     assert "pytest-benchmark" in done.stderr
     assert "pip install 'zos[test]'" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, number: signal.Signals) -> None:
+    main = "import sys; from zos_core.base.verbs import main; sys.exit(main())"
+    words = ["run", "machine", "--quiet-wait", "0", "--rounds", "100000", "--json", str(tmp_path / "run.json")]
+    process = subprocess.Popen(
+        [sys.executable, "-c", main, "bench", *words, "--cache", str(tmp_path)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert process.stderr is not None
+        # It is measuring, for minutes if nobody ends it: its progress says so every five seconds.
+        assert next(line for line in process.stderr if " of 100000, " in line).startswith("Memory of 64KiB [1 of 4]")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    found = json.loads((tmp_path / "run.json").read_text())
+    assert found["interrupted"]
+    assert [group["key"] for group in found["groups"]] == ["machine.memory.64KiB"]
