@@ -40,6 +40,9 @@ def main(site: Path, checkout: Path) -> int:
             origin = Path(getattr(module, "__file__", None) or module.__path__[0]).resolve()
             if not origin.is_relative_to(site) or origin.is_relative_to(checkout):
                 faults.append(f"{name} came from {origin}")
+    cache, catalog = (importlib.import_module(f"bench.peers.{name}") for name in ("cache", "catalog"))
+    for spec in catalog.CATALOG:
+        cache.source_digest(spec)  # reads every source that a peer's program is built from
     programs = site / "native" / "bin"
     headers = subprocess.run(["readelf", "-lW", programs / "zos-init"], capture_output=True, text=True, check=True)
     if "INTERP" in headers.stdout or "DYNAMIC" in headers.stdout:

@@ -239,7 +239,7 @@ class Duel:
             self._recorder.faults(f"{key}.faults", f"{title}: minor page faults of each call", paging, roles)
 
     def _play(self, rows: list[_Row], group: Collected, paging: dict[str, list[float]]) -> None:
-        """Rounds in which everybody has a turn; who goes first changes from round to round."""
+        """Rounds in which everybody has a turn, ours last; the order of the others changes from round to round."""
         first, others = rows[0], rows[1:]
         first.calibrate(self._options.sample_s)
         for row in list(others):

@@ -35,9 +35,11 @@ FLIST = Suite(
     summary="Building, fetching and reading images",
     modules=("bench.bench_build", "bench.bench_fetch", "bench.bench_mount"),
     root="builds and mounts images",
+    peers=("mkfs.erofs", "zstd"),
 )
 CONTAINERS = Suite(
     summary="Container starts and execs beside crun and runc, memory of the process tree",
     modules=("bench.bench_containers", "bench.bench_memory"),
     root="runs containers",
+    peers=("crun", "runc"),
 )
