@@ -45,7 +45,7 @@ def require_extras() -> None:
         except ImportError as error:
             raise ExtrasMissing(
                 f"the measures need {name.replace('_', '-')}, which is not installed",
-                hint="pip install 'zos[test]', or in a checkout: make setup",
+                hint="pip install 'zos[bench]', or in a checkout: make setup",
             ) from error
 
 

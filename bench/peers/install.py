@@ -85,6 +85,7 @@ def _installed(spec: PeerSpec, cache: Cache) -> Installed:
         PeerMissing: something that it is built with is not here, or a command failed.
         PeerFailed: it was built and does not answer as it should.
     """
+    source = source_digest(spec)  # of what is built now, whatever becomes of the files meanwhile
     tool = TOOLS.get(spec.kind)
     if tool is not None and shutil.which(tool[0]) is None:
         raise PeerMissing(f"there is no {tool[0]} on PATH ({tool[1]})")
@@ -106,7 +107,7 @@ def _installed(spec: PeerSpec, cache: Cache) -> Installed:
         version=process.hello.version,
         argv=argv,
         environment=environment,
-        source=source_digest(spec),
+        source=source,
     )
 
 

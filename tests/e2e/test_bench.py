@@ -186,7 +186,7 @@ def test_without_pytest_the_hint_says_what_to_install() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 107
     assert "pytest-benchmark" in done.stderr
-    assert "pip install 'zos[test]'" in done.stderr
+    assert "pip install 'zos[bench]'" in done.stderr
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
