@@ -22,6 +22,7 @@ __all__ = [
     "Group",
     "Machine",
     "Noise",
+    "Noise",
     "PeerSeen",
     "Report",
     "Role",
