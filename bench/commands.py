@@ -74,7 +74,7 @@ def list_groups(arguments: argparse.Namespace, console: Console) -> None:
         peers_text = ", ".join(f"({peer})" if peer in missing else peer for peer in suite.peers)
         rows.append([name, suite.summary, "root" if suite.root else "", peers_text or "-"])
     if not console.json:
-        console.emit(None, _text_table(rows))
+        console.emit(None, _text_table(rows, words=True))
 
 
 def _is_here(cache: Cache, peer: str) -> bool:
@@ -292,7 +292,7 @@ def peers(arguments: argparse.Namespace, console: Console) -> int:
         console.emit(one)
     if not console.json:
         rows = [[one.name, one.version or "missing", one.missing or one.summary] for one in listed]
-        console.emit(None, _text_table([["peer", "version", "what it is, or why it is missing"], *rows]))
+        console.emit(None, _text_table([["peer", "version", "what it is, or why it is missing"], *rows], words=True))
     missing = [one.name for one in listed if one.missing is not None]
     if missing and arguments.action == "install":
         raise PeerMissing(f"not installed: {', '.join(missing)}", hint="why stands in the table", peers=missing)
@@ -336,19 +336,19 @@ def _group_text(group: Group) -> str:
 def _summary_text(found: Report, verdicts: Sequence[budgets.Verdict]) -> str:
     parts = []
     if verdicts:
-        parts += ["goals (reported, not gated)", _text_table(tables.budget_cells(verdicts))]
+        parts += ["goals (reported, not gated)", _text_table(tables.budget_cells(verdicts), words=True)]
     if found.peers:
-        parts += ["peers", _text_table(tables.peer_cells(found))]
+        parts += ["peers", _text_table(tables.peer_cells(found), words=True)]
     parts += [*tables.machine_lines(found), *(f"skipped: {reason}" for reason in found.skipped)]
     return "\n".join([*parts, *(f"broke off: {reason}" for reason in found.failed)])
 
 
-def _text_table(cells: Sequence[Sequence[str]]) -> str:
-    """Columns under their heads, the first two to the left."""
+def _text_table(cells: Sequence[Sequence[str]], *, words: bool = False) -> str:
+    """Columns under their heads, the first two to the left; all of them where they are words."""
     width = shutil.get_terminal_size((160, 24)).columns if sys.stdout.isatty() else 160
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, head in enumerate(cells[0]):
-        table.add_column(head, justify="left" if number < 2 or len(cells[0]) < 5 else "right")
+        table.add_column(head, justify="left" if words or number < 2 else "right")
     for row in cells[1:]:
         table.add_row(*(escape(cell) for cell in row))
     stream = io.StringIO()

@@ -206,7 +206,8 @@ def markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
     for title, reasons in (("Skipped", report.skipped), ("Broke off", report.failed)):
         if reasons:
             lines += [f"## {title}", "", *(f"- {reason}" for reason in reasons), ""]
-    return "\n".join(lines)
+    # What could begin a tag of HTML is text here, whatever a row is called.
+    return re.sub(r"<(?=[A-Za-z/!?])", "&lt;", "\n".join(lines))
 
 
 def _markdown_table(table: Sequence[Sequence[str]]) -> list[str]:

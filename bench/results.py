@@ -22,7 +22,6 @@ __all__ = [
     "Group",
     "Machine",
     "Noise",
-    "Noise",
     "PeerSeen",
     "Report",
     "Role",
