@@ -45,12 +45,14 @@ h3{margin:2rem 0 .6rem}svg{max-width:100%;height:auto;display:block;margin:.6rem
 th,td{padding:.3rem .65rem;border-bottom:1px solid #d1d9e0;text-align:right;white-space:nowrap}
 th:first-child,td:first-child,table.words td,table.words th{text-align:left}
 table.words td:not(:nth-child(3)){white-space:normal}
+table.glance td:first-child{white-space:normal;min-width:15rem}
 thead th{border-bottom:2px solid #818b98}ul{font-size:.9rem;color:#59636e;padding-left:1.2rem}
 .reached{color:#1a7f37;font-weight:600}.missed{color:#cf222e;font-weight:600}
 .warn{border-left:4px solid #bf8700;padding:.5rem .9rem;background:#fff8c5;color:#1f2328}
 nav a{margin-right:1rem}a{color:#0969da}code{font-size:.9em}
 @media (prefers-color-scheme:dark){
 body{color:#f0f6fc;background:#0d1117}h2,th,td{border-color:#2f353d}ul{color:#9198a1}a{color:#4493f8}
+table.glance td:first-child{white-space:normal;min-width:15rem}
 thead th{border-color:#656c76}.reached{color:#3fb950}.missed{color:#f85149}
 .warn{background:#272115;color:#f0f6fc;border-color:#d29922}
 }
@@ -164,7 +166,7 @@ def _best_cells(report: Report) -> list[list[str]]:
         group = next(group for group in report.groups if group.key == key)
         seen = best.advantage
         ours, theirs = (value_text(median(row.values)) for row in (best.ours, best.peer))
-        times = f"{seen.value:.2f}x ({seen.low:.2f}-{seen.high:.2f})"
+        times = f"{seen.value:.2f}x" + ("" if seen.low == seen.high else f" ({seen.low:.2f}-{seen.high:.2f})")
         roof = nearest_roof(group)
         share = "" if roof is None else f"{roof[1].value:.2f} of {roof[0].name}"
         table.append([group.title, best.ours.unit, ours, best.peer.name, theirs, times, share])
@@ -231,10 +233,10 @@ def html(report: Report, verdicts: Sequence[Verdict]) -> str:
     parts.append("<nav>" + " ".join(f'<a href="#{escape(to)}">{escape(text)}</a>' for to, text in links) + "</nav>")
     best = _best_cells(report)
     if best:
-        parts += ["<h2>At a glance</h2>", _html_table(best)]
+        parts += ["<h2>At a glance</h2>", _html_table(best, kind="glance")]
     if verdicts:
         parts += ['<h2 id="goals">Goals</h2>', f"<p>{escape(_counts(verdicts))}. Reported, not gated.</p>"]
-        parts += [goals_plot(_in_order(verdicts)) or "", _html_table(budget_cells(_in_order(verdicts)), words=True)]
+        parts += [goals_plot(_in_order(verdicts)) or "", _html_table(budget_cells(_in_order(verdicts)), kind="words")]
         if _explanations(verdicts):
             parts.append(_html_list(_explanations(verdicts)))
     if _loss_lines(report):
@@ -245,7 +247,7 @@ def html(report: Report, verdicts: Sequence[Verdict]) -> str:
             parts += [f"<h3>{escape(group.title)}</h3>", group_plot(group) or "", _html_table(cells(group))]
             parts.append(_html_list(_notes(group)))
     if report.peers:
-        parts += ["<h2>Peers</h2>", _html_table(peer_cells(report), words=True)]
+        parts += ["<h2>Peers</h2>", _html_table(peer_cells(report), kind="words")]
     for title, reasons in (("Skipped", report.skipped), ("Broke off", report.failed)):
         if reasons:
             parts += [f"<h2>{title}</h2>", _html_list(reasons)]
@@ -265,12 +267,11 @@ def _html_list(lines: Sequence[str]) -> str:
     return "<ul>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + "</ul>"
 
 
-def _html_table(table: Sequence[Sequence[str]], *, words: bool = False) -> str:
+def _html_table(table: Sequence[Sequence[str]], *, kind: str = "figures") -> str:
     def cell(text: str) -> str:
-        kind = next((name for name in ("reached", "missed") if text.startswith(name)), None)
-        return f'<td class="{kind}">{escape(text)}</td>' if kind else f"<td>{escape(text)}</td>"
+        outcome = next((name for name in ("reached", "missed") if text.startswith(name)), None)
+        return f'<td class="{outcome}">{escape(text)}</td>' if outcome else f"<td>{escape(text)}</td>"
 
     head = "".join(f"<th>{escape(text)}</th>" for text in table[0])
     rows = "".join("<tr>" + "".join(cell(text) for text in row) + "</tr>" for row in table[1:])
-    kind = ' class="words"' if words else ""
-    return f'<div class="wide"><table{kind}><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
+    return f'<div class="wide"><table class="{kind}"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'

@@ -26,6 +26,7 @@ CHARACTER_WIDTH = 6.9
 LOG_FROM = 60.0
 TICKS = 6
 GOAL_LOW, GOAL_HIGH = 0.25, 4.0
+GOAL_RIGHT = 124
 
 STYLE = """
 .z-bg{fill:#fff}.z-text{fill:#1f2328}.z-dim{fill:#59636e}.z-grid{stroke:#d1d9e0}.z-axis{stroke:#818b98}
@@ -136,10 +137,12 @@ def _row(axis: _Axis, row: Row, middle: float, top: float) -> list[str]:
             f'<rect class="{kind}" x="{axis.left:.1f}" y="{top + 5:.1f}" width="{width:.1f}"'
             f' height="{ROW_HEIGHT - 10}" rx="2"/>'
         )
-    if len(row.values) > 2 and high - low > 0.5:
+    whisker = len(row.values) > 2 and high - low > 0.5
+    if whisker:
         parts.append(_line(low, centre, high, centre, "z-whisker"))
         parts += [_line(place, centre - 4, place, centre + 4, "z-whisker") for place in (low, high)]
-    parts.append(_text(max(end, high) + 8, centre + 4.5, value_text(middle), "z-text z-small"))
+    beside = max(end, high) if whisker else end
+    parts.append(_text(beside + 9, centre + 4.5, value_text(middle), "z-text z-small"))
     return parts
 
 
@@ -149,7 +152,7 @@ def goals_plot(verdicts: Sequence[Verdict]) -> str | None:
     if not shown:
         return None
     labels = [_goal_name(verdict) for verdict, _ in shown]
-    axis = _Axis(GOAL_LOW, GOAL_HIGH, _label_width(labels), WIDTH - RIGHT, logarithmic=True)
+    axis = _Axis(GOAL_LOW, GOAL_HIGH, _label_width(labels), WIDTH - GOAL_RIGHT, logarithmic=True)
     height = TOP + ROW_HEIGHT * len(shown) + BOTTOM
     title = "Goals: what was seen over what was wanted"
     parts = _frame(axis, height, title, "times the goal (right of 1 is reached, logarithmic)")
@@ -167,7 +170,7 @@ def goals_plot(verdicts: Sequence[Verdict]) -> str | None:
             turn = f'transform="rotate(45 {place:.1f} {centre:.1f})"'
             parts.append(f'<rect class="z-missed" {square} {turn}/>')
         seen = "" if verdict.value is None else value_text(verdict.value)
-        parts.append(_text(WIDTH - RIGHT + 12, centre + 4.5, f"{seen} {verdict.outcome}", "z-text z-small"))
+        parts.append(_text(WIDTH - GOAL_RIGHT + 12, centre + 4.5, f"{seen} {verdict.outcome}", "z-text z-small"))
     listed = "; ".join(f"{label} {verdict.outcome}" for label, (verdict, _) in zip(labels, shown, strict=True))
     return _svg(height, title, listed, parts)
 
@@ -186,7 +189,7 @@ def _reached(verdict: Verdict) -> tuple[float, float, float] | None:
 
 def _goal_name(verdict: Verdict) -> str:
     budget = verdict.budget
-    beside = f" / {budget.baseline}" if budget.baseline else ""
+    beside = f" / {budget.baseline}" if budget.baseline else f": {budget.row}"
     return f"{budget.goal + ' ' if budget.goal else ''}{budget.group}{beside}"
 
 
