@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import io
+import math
 import os
 import shutil
 import sys
@@ -198,7 +199,8 @@ def _options(arguments: argparse.Namespace) -> Options:
     if arguments.rounds is not None:
         if arguments.rounds < 1:
             raise UsageError(f"{arguments.rounds} rounds are none", hint="--rounds takes 1 and more")
-        options = dataclasses.replace(options, rounds=arguments.rounds, starts=arguments.rounds)
+        asked = arguments.rounds  # however long they take
+        options = dataclasses.replace(options, rounds=asked, starts=asked, group_s=math.inf)
     return options
 
 

@@ -41,6 +41,8 @@ from bench.rounds import in_rounds
 __all__ = ["Duel", "Rival", "Scale", "Timed", "Work", "digest_of", "each", "throughput"]
 
 COUNT_MAX = 1 << 24
+# A bootstrap of fewer samples than these says nothing.
+ROUNDS_MIN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +138,7 @@ class _Row:
     side: _Ours | Contest
     scale: Scale
     count: int = 1
+    expected_s: float = 0.0
 
     def take(self, group: Collected, faults: dict[str, list[float]]) -> None:
         """One sample into the group, and its page faults."""
@@ -143,13 +146,15 @@ class _Row:
         faults[self.name].append(self.side.faults)
 
     def calibrate(self, sample_s: float) -> None:
-        """Find how many calls last `sample_s`; what is done meanwhile warms caches and clocks."""
+        """Find how many calls last `sample_s`, or one call if it is longer; what is done warms caches and clocks."""
         while True:
             spent_ns = self.side.sample(self.count)
             if spent_ns >= sample_s * 0.25e9 or self.count >= COUNT_MAX:
                 break
             self.count *= 4
-        self.count = max(1, min(COUNT_MAX, round(self.count * sample_s * 1e9 / max(1, spent_ns))))
+        each_ns = max(1, spent_ns) / self.count
+        self.count = max(1, min(COUNT_MAX, round(sample_s * 1e9 / each_ns)))
+        self.expected_s = each_ns * self.count / 1e9
 
 
 class Duel:
@@ -240,10 +245,13 @@ class Duel:
 
     def _play(self, rows: list[_Row], group: Collected, paging: dict[str, list[float]]) -> None:
         """Rounds in which everybody has a turn, ours last; the order of the others changes from round to round."""
-        first, others = rows[0], rows[1:]
+        first, others = rows[0], rows[1:]  # a peer that breaks off leaves `others`
         first.calibrate(self._options.sample_s)
         for row in list(others):
             self._try(row, others, group, partial(row.calibrate, self._options.sample_s))
+        round_s = sum(row.expected_s for row in rows if row is first or row in others)
+        in_time = max(float(ROUNDS_MIN), self._options.group_s / max(round_s, 1e-9))
+        rounds = int(min(float(self._options.rounds), in_time))
         turn = 0
 
         def in_turns() -> None:
@@ -260,7 +268,7 @@ class Duel:
                 self._benchmark,
                 lambda: first.take(group, paging),
                 others=in_turns,
-                rounds=self._options.rounds,
+                rounds=rounds,
                 group=group,
             )
         finally:

@@ -16,6 +16,7 @@ class Options:
         rounds: rounds of a measure that takes microseconds or milliseconds (`bench.duel`).
         sample_s: how long one sample of such a measure lasts; calls are repeated until it does. Not longer than what a
             busy kernel lets a process run in one go, so that the median is of samples that nobody interrupted.
+        group_s: a group of such measures takes about so long at most: where a round is slow, there are fewer of them.
         starts: container starts and execs.
         builds: builds of the whole image.
         fetches: fresh nodes that fetch.
@@ -30,6 +31,7 @@ class Options:
 
     rounds: int = 61
     sample_s: float = 0.004
+    group_s: float = 45.0
     starts: int = 40
     builds: int = 3
     fetches: int = 3
@@ -44,4 +46,6 @@ class Options:
 
 
 FULL = Options()
-QUICK = Options(rounds=15, sample_s=0.002, starts=10, builds=1, fetches=1, warm=3, cold=2, runs=10, quick=True)
+QUICK = Options(
+    rounds=15, sample_s=0.002, group_s=4.0, starts=10, builds=1, fetches=1, warm=3, cold=2, runs=10, quick=True
+)

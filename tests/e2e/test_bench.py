@@ -66,7 +66,7 @@ def test_a_run_records_samples_machine_versions_peers_and_noise(results: Path, c
     group = next(group for group in found["groups"] if group["key"] == "machine.memory.64KiB")
     rows = {row["name"]: row for row in group["rows"]}
     assert [rows[name]["role"] for name in ("copy from Python", "memcpy", "read")] == ["ours", "roof", "roof"]
-    assert all(len(row["values"]) == 15 and min(row["values"]) > 0 for row in rows.values())
+    assert all(5 <= len(row["values"]) <= 15 and min(row["values"]) > 0 for row in rows.values())
     assert group["suite"] == "machine"
     assert group["noise"]["jitter"] > 0
     assert found["machine"]["kernel"] == os.uname().release
