@@ -74,7 +74,7 @@ BENCH = Group(
                 ),
                 argument("--all", action="store_true", help="show what did not change, too"),
             ),
-            details="Exit status: 0 nothing got worse, 100 something got worse by more than noise and threshold.",
+            details="Exit status: 0 nothing got worse, 110 something got worse by more than noise and threshold.",
             examples=(("zos bench compare main.json branch.json", "in CI: fails when something got slower"),),
         ),
         "report": Verb(

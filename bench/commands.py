@@ -33,7 +33,7 @@ from zos_core.base.verbs import Console
 
 __all__ = ["WORSE", "compare", "group_names", "list_groups", "peer_names", "peers", "report", "run"]
 
-WORSE = 100
+WORSE = 110
 """Exit status of `compare` when something got worse."""
 INTERRUPTED = 130
 STDOUT = "-"

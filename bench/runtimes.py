@@ -44,7 +44,7 @@ DIFFERENCES = (
 class RuntimeFailed(ZosError):
     """A container runtime did not do what it was asked."""
 
-    code, http_status, exit_status = "bench.runtime-failed", 502, 103
+    code, http_status, exit_status = "bench.runtime-failed", 502, 113
 
 
 @dataclass(frozen=True, slots=True)

@@ -37,7 +37,7 @@ STORE_KINDS = ("pack", "meta", "index", "locator", "manifest")
 class Failed(ZosError):
     """Something that a measure needs could not be had."""
 
-    code, http_status, exit_status = "bench.needed-failed", 500, 108
+    code, http_status, exit_status = "bench.needed-failed", 500, 118
 
 
 def file_system(path: Path) -> str:

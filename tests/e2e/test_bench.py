@@ -139,15 +139,15 @@ def test_results_go_to_stdout_on_demand_and_nothing_else_does(cache: Path) -> No
 @pytest.mark.parametrize(
     ("arguments", "status", "said"),
     [
-        (["run", "moon"], 101, "there is no group 'moon'"),
+        (["run", "moon"], 111, "there is no group 'moon'"),
         (["run", "calls", "--rounds", "0"], 2, "0 rounds are none"),
         (["run", "calls", "--tree", "/no/such/tree"], 2, "is no directory"),
-        (["peers", "list", "moon"], 102, "there is no peer 'moon'"),
+        (["peers", "list", "moon"], 112, "there is no peer 'moon'"),
         (["compare", "/no/such.json", "/no/such.json"], 1, "/no/such.json: No such file"),
-        (["compare", "{bad}", "{bad}"], 104, "bad.json"),
-        (["compare", "{old}", "{old}"], 105, "version 1 of the format"),
+        (["compare", "{bad}", "{bad}"], 114, "bad.json"),
+        (["compare", "{old}", "{old}"], 115, "version 1 of the format"),
         (["compare", "{bad}", "{bad}", "--threshold", "200"], 2, "is no threshold"),
-        (["report", "{bad}"], 104, "bad.json"),
+        (["report", "{bad}"], 114, "bad.json"),
     ],
 )
 def test_wrong_input_is_refused(tmp_path: Path, arguments: list[str], status: int, said: str) -> None:
@@ -173,7 +173,7 @@ def test_a_peer_that_was_asked_for_and_is_missing_is_said_and_is_no_number(tmp_p
 
 def test_reports_of_nothing_say_so(tmp_path: Path) -> None:
     done = bench("report", "-o", tmp_path / "out", cache=tmp_path)
-    assert done.status == 104
+    assert done.status == 114
     assert "hint: zos bench run" in done.err
     assert not (tmp_path / "out").exists()
 
@@ -184,7 +184,7 @@ def test_without_pytest_the_hint_says_what_to_install() -> None:
         "from zos_core.base.verbs import main; sys.exit(main(['bench', 'run', 'calls']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
-    assert done.returncode == 107
+    assert done.returncode == 117
     assert "pytest-benchmark" in done.stderr
     assert "pip install 'zos[bench]'" in done.stderr
 
