@@ -1,7 +1,7 @@
 """The erasure code beside the field, and beside the roofline: the same traffic of memory, XOR alone.
 
-Rates are GB/s (10^9 bytes) of data in: k shards. Our buffers are those of a `BufferPool`; the peers' programs lay theirs out
-alike (docs/spec/bench-peer.md, BENCH-PEER-4). ISA-L and klauspost have our matrix: their parity must be ours, byte for byte.
+Rates are GB/s (10^9 bytes) of data in: k shards. Our buffers are those of a `BufferPool`; the peers' programs lay
+theirs out alike (BENCH-PEER-4). ISA-L and klauspost have our matrix: their parity must be ours, byte for byte.
 """
 
 from __future__ import annotations
