@@ -22,7 +22,7 @@ test:
 check:
 	@.ci/check
 
-#: make bench    measures and ratios, nothing gated
+#: make bench    `zos bench run --peers`: measures and ratios, nothing gated (ARGS='erasure --quick')
 bench: setup
 	@.ci/bench $(ARGS)
 

@@ -1,1 +1,1 @@
-"""Measures: what zos costs beside the field's best, in one run on one machine. `make bench`, or `python -m bench`."""
+"""Measures: what zos costs beside the field's best, in one run on one machine. `zos bench`, `make bench`."""

@@ -49,7 +49,7 @@ def bench_build(benchmark: BenchmarkFixture, workspace: Workspace, recorder: Rec
         def ours() -> None:
             _timed(group, OURS, megabytes, lambda: workspace.build(scratch / "store"))
 
-        in_rounds(benchmark, ours, others=others, rounds=options.builds)
+        in_rounds(benchmark, ours, others=others, rounds=options.builds, group=group)
         shutil.rmtree(scratch)
 
 

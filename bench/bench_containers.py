@@ -1,4 +1,4 @@
-"""Containers: start to exit, and exec, beside crun and runc under the same configuration (bench/peers.py)."""
+"""Containers: start to exit, and exec, beside crun and runc under the same configuration (bench/runtimes.py)."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from pytest_benchmark.fixture import BenchmarkFixture
 
 from bench.node import Node
 from bench.options import Options
-from bench.peers import DIFFERENCES, Peers, hierarchies
 from bench.recorder import Collected, Recorder
 from bench.rounds import in_rounds
+from bench.runtimes import DIFFERENCES, Runtimes, hierarchies
 from bench.workspace import Failed, Workspace
 
 API_RUNNING, API_EXIT, API_REMOVED = "API: request to running", "API: request to exit", "API: request to removed"
@@ -32,9 +32,9 @@ def node(workspace: Workspace) -> Iterator[Node]:
 
 
 @pytest.fixture(scope="module")
-def peers(workspace: Workspace) -> Iterator[Peers]:
+def peers(workspace: Workspace) -> Iterator[Runtimes]:
     """crun and runc on the tree that the image was built from."""
-    peers = Peers(
+    peers = Runtimes(
         directory=workspace.directory / "peers", lower=workspace.tree(), name=workspace.instance, command=[TRUE]
     )
     workspace.on_close(peers.close)
@@ -48,13 +48,13 @@ def _notes() -> list[str]:
     return [DIFFERENCES[0], DIFFERENCES[1].format(hierarchies=names), *DIFFERENCES[2:]]
 
 
-def _mark_missing(group: Collected, peers: Peers) -> None:
+def _mark_missing(group: Collected, peers: Runtimes) -> None:
     for peer in peers.peers.values():
         if peer.missing is not None:
             group.missing(peer.name, peer.missing)
 
 
-def bench_start(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: Recorder, options: Options) -> None:
+def bench_start(benchmark: BenchmarkFixture, node: Node, peers: Runtimes, recorder: Recorder, options: Options) -> None:
     """A container of /bin/true from nothing to its end."""
     names = [API_RUNNING, API_EXIT, API_REMOVED, RUN, PS, *BASELINES, UNSHARE]
     with recorder.group(
@@ -62,6 +62,8 @@ def bench_start(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder:
         "Container start to exit (/bin/true of the image, dynamic)",
         [(name, "ms") for name in names],
         baselines=BASELINES,
+        roofs=[UNSHARE],
+        headline=API_EXIT,
         notes=_notes(),
     ) as group:
         group.note(PS, "the whole command without any work: what starting Python and asking costs")
@@ -92,11 +94,11 @@ def bench_start(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder:
             group.add_ms(API_EXIT, span.exit_ns)
             group.add_ms(API_REMOVED, span.exit_ns + node.remove(request.name))
 
-        in_rounds(benchmark, ours, others=others, rounds=options.starts)
+        in_rounds(benchmark, ours, others=others, rounds=options.starts, group=group)
 
 
 def bench_processor(
-    benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: Recorder, options: Options
+    benchmark: BenchmarkFixture, node: Node, peers: Runtimes, recorder: Recorder, options: Options
 ) -> None:
     """Processor time of a start, which other programs disturb less than the time by the clock."""
     names = ["API: request to removed", *(f"of it {process.name}" for process in node.info().processes), *BASELINES]
@@ -115,7 +117,7 @@ def bench_processor(
             node.run(request)
             node.remove(request.name)
 
-        in_rounds(benchmark, ours, rounds=options.starts)
+        in_rounds(benchmark, ours, rounds=options.starts, group=group)
         after = node.processor_ns()
         spent = {name: (after[name] - before[name]) / options.starts for name in after}
         group.add_ms(names[0], sum(spent.values()))
@@ -127,7 +129,7 @@ def bench_processor(
                 group.add_ms(peer.name, sum(spent_ns) / len(spent_ns))
 
 
-def bench_exec(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: Recorder, options: Options) -> None:
+def bench_exec(benchmark: BenchmarkFixture, node: Node, peers: Runtimes, recorder: Recorder, options: Options) -> None:
     """One more program in a container that runs."""
     names = [API_EXEC, EXEC, *BASELINES]
     with recorder.group(
@@ -157,6 +159,6 @@ def bench_exec(benchmark: BenchmarkFixture, node: Node, peers: Peers, recorder: 
         def ours() -> None:
             node.exec(held.name, [TRUE])
 
-        for seconds in in_rounds(benchmark, ours, others=others, rounds=options.starts):
+        for seconds in in_rounds(benchmark, ours, others=others, rounds=options.starts, group=group):
             group.add_ms(API_EXEC, seconds * 1e9)
         node.remove(held.name)

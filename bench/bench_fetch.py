@@ -54,7 +54,7 @@ def bench_fetch(
             group.add_ms(TIME, span.exit_ns)
             group.note(FETCHED, _by_kind(before, after))
 
-        in_rounds(benchmark, ours, others=others, rounds=options.fetches)
+        in_rounds(benchmark, ours, others=others, rounds=options.fetches, group=group)
         if node is not None:
             node.down()
         group.notes.append(

@@ -28,7 +28,7 @@ def bench_memory(benchmark: BenchmarkFixture, workspace: Workspace, recorder: Re
             node.run(request)
             node.remove(request.name)
 
-        in_rounds(benchmark, ours, rounds=options.runs)
+        in_rounds(benchmark, ours, rounds=options.runs, group=group)
         _look(group, node, moments[1])
     node.down()
 

@@ -170,4 +170,4 @@ def bench_mount(
         def ours() -> None:
             group.add_ms(present[0], act(mounts.paths[present[0]]))
 
-        in_rounds(benchmark, ours, others=others, rounds=options.cold if cold else options.warm)
+        in_rounds(benchmark, ours, others=others, rounds=options.cold if cold else options.warm, group=group)

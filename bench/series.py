@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-__all__ = ["Interval", "median", "quantile", "ratio"]
+__all__ = ["Interval", "median", "median_interval", "quantile", "ratio", "spread"]
 
 RESAMPLES = 400
 # Of the medians of the resamples, so that nine of ten runs like this one lie between.
@@ -16,7 +16,7 @@ INTERVAL_LOW, INTERVAL_HIGH = 0.05, 0.95
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A ratio of medians, and the ends of its 90 % bootstrap interval."""
+    """A median, or a ratio of medians, and the ends of its 90 % bootstrap interval."""
 
     value: float
     low: float
@@ -40,11 +40,14 @@ def quantile(values: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def ratio(values: Sequence[float], baseline: Sequence[float]) -> Interval:
+def ratio(values: Sequence[float], baseline: Sequence[float], *, one_run: bool = True) -> Interval:
     """Median of `values` over median of `baseline`, both positive.
 
     Samples of the same round were taken one after the other, so lists of the same length are drawn again by rounds:
     what slowed down both at once does not widen the interval. The draw is the same each time (a fixed seed).
+
+    Args:
+        one_run: the lists are of the same rounds of one run.
 
     Raises:
         ValueError: an empty list, or a value that is not positive.
@@ -54,7 +57,7 @@ def ratio(values: Sequence[float], baseline: Sequence[float]) -> Interval:
     if min(values) <= 0 or min(baseline) <= 0:
         raise ValueError("a ratio needs positive values")
     draw = random.Random(0)
-    paired = len(values) == len(baseline)
+    paired = one_run and len(values) == len(baseline)
     ratios = []
     for _ in range(RESAMPLES):
         rounds = draw.choices(range(len(values)), k=len(values))
@@ -65,3 +68,30 @@ def ratio(values: Sequence[float], baseline: Sequence[float]) -> Interval:
         low=quantile(ratios, INTERVAL_LOW),
         high=quantile(ratios, INTERVAL_HIGH),
     )
+
+
+def median_interval(values: Sequence[float]) -> Interval:
+    """The median and its 90 % bootstrap interval; below three values the ends are those of the values.
+
+    Raises:
+        ValueError: no values.
+    """
+    if not values:
+        raise ValueError("no values have no median")
+    if len(values) < 3:
+        return Interval(value=median(values), low=min(values), high=max(values))
+    draw = random.Random(0)
+    medians = [median(draw.choices(values, k=len(values))) for _ in range(RESAMPLES)]
+    return Interval(value=median(values), low=quantile(medians, INTERVAL_LOW), high=quantile(medians, INTERVAL_HIGH))
+
+
+def spread(values: Sequence[float]) -> float:
+    """(p90 - p10) / median: 0.1 says that four of five samples lie within a band of a tenth of the median.
+
+    Raises:
+        ValueError: no values, or a median that is not positive.
+    """
+    middle = median(values) if values else 0.0
+    if middle <= 0:
+        raise ValueError("a spread needs a positive median")
+    return (quantile(values, 0.9) - quantile(values, 0.1)) / middle

@@ -20,6 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from native.errors import ZosError
+
 __all__ = ["HERE", "ROOT", "IMAGE", "Failed", "Workspace", "file_system"]
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,8 +34,10 @@ SMALL_BYTES_MAX = 65_536
 STORE_KINDS = ("pack", "meta", "index", "locator", "manifest")
 
 
-class Failed(Exception):
+class Failed(ZosError):
     """Something that a measure needs could not be had."""
+
+    code, http_status, exit_status = "bench.needed-failed", 500, 118
 
 
 def file_system(path: Path) -> str:
@@ -136,9 +140,12 @@ class Workspace:
             if self.given_tree is not None:
                 self._tree = self.given_tree
             else:
+                maker = ROOT / ".ci/demo-tree"
+                if not maker.exists():
+                    raise Failed("only a checkout can make a root file system", hint="give one with --tree DIR")
                 self.say("making a Debian root file system (half a minute)")
                 tree = self.directory / "tree"
-                self.command([str(ROOT / ".ci/demo-tree"), str(tree)])
+                self.command([str(maker), str(tree)])
                 self._tree = tree
         return self._tree
 

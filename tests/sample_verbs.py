@@ -45,6 +45,12 @@ def command(arguments: argparse.Namespace, console: Console) -> None:
     console.emit(Greeting(text=repr(arguments.command)), repr(arguments.command))
 
 
+def words(arguments: argparse.Namespace, console: Console) -> None:
+    if "refuse" in arguments.words:
+        raise Refused("no such word", hint="another")
+    console.emit(Greeting(text="never"), f"{' '.join(arguments.words)} -> {arguments.json} {arguments.loud}")
+
+
 def names() -> list[str]:
     return ["jane", "john"]
 
@@ -70,6 +76,16 @@ SAMPLE = Group(
             command=True,
             exit_status_of=lambda error: 99,
             examples=(("zos sample command -- ls -l", "show it"),),
+        ),
+        "words": Verb(
+            summary="Show words, in a file as JSON",
+            handler="tests.sample_verbs:words",
+            arguments=(
+                argument("words", nargs="*"),
+                argument("--json", metavar="FILE", help="write there"),
+                argument("--loud", action="store_true", help="shout"),
+            ),
+            examples=(("zos sample words a b --json FILE", "show them"),),
         ),
     },
 )

@@ -9,13 +9,13 @@ ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("changes.d/*.md")])
 SOURCES = sorted(
     path
-    for part in ("native", "zos_core", "flist", "tests")
+    for part in ("native", "zos_core", "flist", "bench", "tests")
     for pattern in ("*.py", "*.pyx", "*.rs")
     for path in (ROOT / part).rglob(pattern)
     if "target" not in path.relative_to(ROOT).parts
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-RULE = re.compile(r"\b(?:ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG)(?:-[A-Z]+)*-\d+\b")
+RULE = re.compile(r"\b(?:ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG|BENCH)(?:-[A-Z]+)*-\d+\b")
 
 
 def test_lint_docs_links_lead_somewhere() -> None:

@@ -9,7 +9,7 @@ from collections import defaultdict
 
 from native.errors import ZosError
 
-PARTS = ("native", "zos_core", "flist")
+PARTS = ("native", "zos_core", "flist", "bench")
 CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*\Z")
 # 77: mmdebstrap and automake say "skipped"; 125-127: zos run, as podman; 128 and up: killed by a signal.
 EXIT_STATUS_FORBIDDEN = {0, 77, 125, 126, 127}

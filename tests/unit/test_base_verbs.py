@@ -56,6 +56,30 @@ def test_json(capfd: Capture) -> None:
     assert json.loads(capfd.readouterr().out) == {"text": "hello jane"}
 
 
+@pytest.mark.parametrize(
+    ("argv", "shown"),
+    [
+        ([], " -> None False"),
+        (["a", "b"], "a b -> None False"),
+        (["a", "--loud", "b", "--json", "out", "c"], "a b c -> out True"),
+        (["--json", "-", "a"], "a -> - False"),
+    ],
+)
+def test_a_list_of_words_goes_on_after_an_option_and_json_may_be_a_file(
+    argv: list[str], shown: str, capfd: Capture
+) -> None:
+    assert run(["sample", "words", *argv], ENTRIES) == 0
+    assert capfd.readouterr().out == f"{shown}\n"
+
+
+def test_a_verb_whose_json_is_a_file_tells_errors_as_text(capfd: Capture) -> None:
+    assert run(["sample", "words", "--json", "out", "refuse"], ENTRIES) == 61
+    assert capfd.readouterr() == ("", "zos: no such word\nhint: another\n")
+    assert run(["sample", "words", "--json"], ENTRIES) == 2
+    assert run(["sample", "words", "--help"], ENTRIES) == 0
+    assert "--json FILE" in capfd.readouterr().out
+
+
 def test_errors_have_their_status_and_hint(capfd: Capture) -> None:
     assert run(["greet", "nobody"], ENTRIES) == 61
     assert capfd.readouterr() == ("", "zos: nobody is there\nhint: knock\n")

@@ -32,7 +32,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
 
@@ -94,7 +94,8 @@ class Verb:
     Attributes:
         summary: one line.
         handler: "module:function", imported when called.
-        arguments: without the common ones, which every verb has (--json, --quiet; --plan if `plans`).
+        arguments: without the common ones, which every verb has (--json, --quiet; --plan if `plans`). A verb may have a
+            --json FILE of its own; it then prints text, and errors as text, whatever the file gets.
         examples: command lines and what they do; at least one.
         details: paragraphs for --help.
         plans: the verb changes more than one thing and can say what it would do (`console.plan`).
@@ -293,6 +294,8 @@ def run(argv: list[str], entries: Sequence[Entry]) -> int:
             print(found.rstrip())
             return 0
         verb, name, rest = found
+        if _json_is_a_file(verb):
+            console = replace(console, json=False)
         return _call(verb, name, rest)
     except _HelpShown:
         return 0
@@ -370,10 +373,14 @@ def _call(verb: Verb, name: str, rest: list[str]) -> int:
     if verb.command and "--" in rest:
         cut = rest.index("--")
         rest, command = rest[:cut], rest[cut + 1 :]
-    arguments = _parser(verb, name).parse_args(rest)
+    parser = _parser(verb, name)
+    # `zos bench run erasure --quick sign`: a list of words may go on after an option, which parse_args does not take.
+    listed = any(one.options.get("nargs") in ("*", "+") for one in verb.arguments if not one.is_option)
+    arguments = parser.parse_intermixed_args(rest) if listed else parser.parse_args(rest)
     if verb.command:
         arguments.command = command
-    console = Console(json=arguments.json, quiet=arguments.quiet, plan=getattr(arguments, "plan", False))
+    json = not _json_is_a_file(verb) and arguments.json
+    console = Console(json=json, quiet=arguments.quiet, plan=getattr(arguments, "plan", False))
     handler = _import(verb.handler)
     if inspect.iscoroutinefunction(handler):
         status = run_async(handler(arguments, console))
@@ -412,11 +419,15 @@ def _parser(verb: Verb, name: str) -> _Parser:
     return parser
 
 
+def _json_is_a_file(verb: Verb) -> bool:
+    """Whether the verb has a --json of its own, which names a file (`-`: stdout) and leaves the rest as text."""
+    return any("--json" in one.names for one in verb.arguments)
+
+
 def _common(verb: Verb) -> list[Argument]:
-    common = [
-        argument("--json", action="store_true", help="print JSON, one value per line"),
-        argument("-q", "--quiet", action="store_true", help="no notes and no progress"),
-    ]
+    common = [argument("-q", "--quiet", action="store_true", help="no notes and no progress")]
+    if not _json_is_a_file(verb):
+        common.insert(0, argument("--json", action="store_true", help="print JSON, one value per line"))
     if verb.plans:
         common.append(argument("--plan", action="store_true", help="say what would be done, and do nothing"))
     return common

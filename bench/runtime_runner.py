@@ -1,4 +1,4 @@
-"""Runs and times commands in a mount namespace of its own; started by `bench.peers`, needs the standard library alone.
+"""Runs and times commands in a mount namespace of its own; started by `bench.runtimes`, needs the standard library.
 
 The first argument is a directory. Requests are lines of JSON on stdin, answers lines on stdout:
 

@@ -4,8 +4,8 @@ One OCI bundle for each peer, with our namespaces (the cgroup one too, without w
 read-only paths, capabilities, no_new_privs, resource limits and our own seccomp profile in OCI's words. What differs is
 said in `DIFFERENCES`, and printed beside the figures.
 
-Peers run in a private mount namespace without /sys/fs/cgroup/unified, because crun refuses a hybrid host that has a
-controller in the v2 tree; a small runner in there (`bench.peer_runner`) spawns and times them, so that neither
+Runtimes run in a private mount namespace without /sys/fs/cgroup/unified, because crun refuses a hybrid host that has a
+controller in the v2 tree; a small runner in there (`bench.runtime_runner`) spawns and times them, so that neither
 unshare(1) nor a shell is in the figures. State directories are on a tmpfs there, as /run is.
 """
 
@@ -24,9 +24,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import seccomp_profile
+from native.errors import ZosError
 from zos_core.containers import launch
 
-__all__ = ["DIFFERENCES", "Peer", "PeerFailed", "Peers", "Timed", "bundle"]
+__all__ = ["DIFFERENCES", "Runtime", "RuntimeFailed", "Runtimes", "Timed", "bundle"]
 
 RUNTIMES = ("crun", "runc")
 ENVIRONMENT = [f"PATH={launch.DEFAULT_PATH}", "HOME=/root", "HOSTNAME=bench"]
@@ -40,8 +41,10 @@ DIFFERENCES = (
 )
 
 
-class PeerFailed(Exception):
-    """A peer did not do what it was asked."""
+class RuntimeFailed(ZosError):
+    """A container runtime did not do what it was asked."""
+
+    code, http_status, exit_status = "bench.runtime-failed", 502, 113
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,7 @@ class Timed:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Peer:
+class Runtime:
     """One peer: its bundle, or why there is none."""
 
     name: str
@@ -145,14 +148,14 @@ def bundle(root: Path, args: Sequence[str], *, hostname: str, cgroup: str | None
 
 
 @dataclass(kw_only=True)
-class Peers:
+class Runtimes:
     """The runner and the bundles below `directory`; `lower` is the tree that our image was built from."""
 
     directory: Path
     lower: Path
     name: str
     command: Sequence[str]
-    peers: dict[str, Peer] = field(default_factory=dict)
+    peers: dict[str, Runtime] = field(default_factory=dict)
     _runner: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
@@ -162,7 +165,7 @@ class Peers:
         for path in (state, root, self.directory / "upper", self.directory / "work"):
             path.mkdir()
         script = 'umount /sys/fs/cgroup/unified 2>/dev/null; exec "$@"'
-        runner = [sys.executable, str(Path(__file__).with_name("peer_runner.py")), str(self.directory)]
+        runner = [sys.executable, str(Path(__file__).with_name("runtime_runner.py")), str(self.directory)]
         self._runner = subprocess.Popen(
             ["unshare", "-m", "sh", "-c", script, "sh", *runner],
             stdin=subprocess.PIPE,
@@ -180,9 +183,9 @@ class Peers:
             ],
         )
         for runtime in RUNTIMES:
-            self._add(Peer(name=runtime, runtime=runtime, directory=self.directory / runtime))
+            self._add(Runtime(name=runtime, runtime=runtime, directory=self.directory / runtime))
         self._add(
-            Peer(
+            Runtime(
                 name="crun, no cgroup",
                 runtime="crun",
                 directory=self.directory / "crun-no-cgroup",
@@ -190,13 +193,13 @@ class Peers:
             )
         )
 
-    def _add(self, peer: Peer) -> None:
+    def _add(self, peer: Runtime) -> None:
         missing = self._prepare(peer)
         if missing is not None:
-            peer = Peer(name=peer.name, runtime=peer.runtime, directory=peer.directory, missing=missing)
+            peer = Runtime(name=peer.name, runtime=peer.runtime, directory=peer.directory, missing=missing)
         self.peers[peer.name] = peer
 
-    def _prepare(self, peer: Peer) -> str | None:
+    def _prepare(self, peer: Runtime) -> str | None:
         """Make the bundle and try it; why it does not work, if it does not."""
         if shutil.which(peer.runtime, path=launch.DEFAULT_PATH) is None:
             return f"missing: no {peer.runtime} here (apt-get install {peer.runtime})"
@@ -204,24 +207,24 @@ class Peers:
         done = self.run(peer)
         return None if done.status == 0 else f"missing: {peer.runtime} failed: {done.stderr.strip()[-300:]}"
 
-    def _bundle(self, directory: Path, args: Sequence[str], peer: Peer) -> None:
+    def _bundle(self, directory: Path, args: Sequence[str], peer: Runtime) -> None:
         group = None if peer.options else f"/{self.name}-{directory.name}"
         config = bundle(self.directory / "root", args, hostname="bench", cgroup=group)
         directory.mkdir()
         (directory / "config.json").write_text(json.dumps(config))
 
-    def _command(self, peer: Peer, *arguments: str) -> list[str]:
+    def _command(self, peer: Runtime, *arguments: str) -> list[str]:
         return [peer.runtime, "--root", str(self.directory / "state" / peer.directory.name), *peer.options, *arguments]
 
-    def run(self, peer: Peer) -> Timed:
+    def run(self, peer: Runtime) -> Timed:
         """A container from nothing to its end, as `crun run` makes it: start of the program, create, delete."""
         return self._time(self._command(peer, "run", f"{self.name}-{peer.directory.name}"), peer.directory)
 
-    def hold(self, peer: Peer, args: Sequence[str]) -> None:
+    def hold(self, peer: Runtime, args: Sequence[str]) -> None:
         """Have a container run `args` until the end of this object, for `exec`.
 
         Raises:
-            PeerFailed: it did not start.
+            RuntimeFailed: it did not start.
         """
         directory = peer.directory.with_name(f"{peer.directory.name}-held")
         self._bundle(directory, args, peer)
@@ -229,9 +232,9 @@ class Peers:
         self._ask(op="keep", argv=self._command(peer, "delete", "--force", name))
         done = self._time(self._command(peer, "run", "--detach", name), directory)
         if done.status != 0:
-            raise PeerFailed(f"{peer.runtime} run --detach: {done.stderr.strip()[-300:]}")
+            raise RuntimeFailed(f"{peer.runtime} run --detach: {done.stderr.strip()[-300:]}")
 
-    def exec(self, peer: Peer, args: Sequence[str]) -> Timed:
+    def exec(self, peer: Runtime, args: Sequence[str]) -> Timed:
         """One more program in the container that `hold` started, with the rights of that container."""
         return self._time(self._command(peer, "exec", f"{self.name}-{peer.directory.name}-held", *args), peer.directory)
 
@@ -249,12 +252,12 @@ class Peers:
     def _ask(self, **request: Any) -> Mapping[str, Any]:
         runner = self._runner
         if runner is None or runner.stdin is None or runner.stdout is None:
-            raise PeerFailed("the runner was not started")
+            raise RuntimeFailed("the runner was not started")
         runner.stdin.write(json.dumps(request) + "\n")
         runner.stdin.flush()
         line = runner.stdout.readline()
         if not line:
-            raise PeerFailed(f"the runner ended with {runner.wait()}")
+            raise RuntimeFailed(f"the runner ended with {runner.wait()}")
         answer: Mapping[str, Any] = json.loads(line)
         return answer
 

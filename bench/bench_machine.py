@@ -1,0 +1,52 @@
+"""What this machine can do at most: what every other figure is to be seen against."""
+
+from __future__ import annotations
+
+import mmap
+
+import pytest
+
+from bench.duel import Duel, Rival, Work, throughput
+
+SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "128MiB": 128 << 20}
+TOUCHED = 8 << 20
+
+
+@pytest.mark.parametrize("size", list(SIZES))
+def bench_memory(duel: Duel, size: str) -> None:
+    """Copying from Python, which is memcpy(3) and the call, beside a C loop; hot, in the last cache, in DRAM."""
+    length = SIZES[size]
+    source, target = memoryview(bytearray(length)), memoryview(bytearray(length))
+    numbers = {"bytes": length}
+
+    def copy() -> None:
+        target[:] = source
+
+    duel(
+        f"machine.memory.{size}",
+        f"Memory of {size}",
+        throughput(length),
+        ours={"copy from Python": copy},
+        roofs=[
+            Rival("roofline", Work("roofline.memcpy", numbers), title="memcpy"),
+            Rival("roofline", Work("roofline.read", numbers), title="read"),
+        ],
+        notes=["bytes copied or read; a copy moves each twice"],
+    )
+
+
+def bench_fresh(duel: Duel) -> None:
+    """First touch of anonymous memory: what an allocation per call costs (native.md 1)."""
+
+    def touch() -> None:
+        with mmap.mmap(-1, TOUCHED) as fresh:
+            fresh[:: mmap.PAGESIZE] = bytes(TOUCHED // mmap.PAGESIZE)
+
+    duel(
+        "machine.fresh",
+        "Fresh memory, one byte written in each page",
+        throughput(TOUCHED),
+        ours={"mmap, touch, munmap": touch},
+        faults=True,
+        roofs=[Rival("roofline", Work("roofline.fault", {"bytes": TOUCHED}), title="the same in C")],
+    )

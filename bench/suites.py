@@ -1,0 +1,45 @@
+"""The groups of measures that come with zos. A part of its own may declare its `Suite` in its own package."""
+
+from __future__ import annotations
+
+from bench.suite import Suite
+
+__all__ = ["CALLS", "CONTAINERS", "ERASURE", "FLIST", "HASH", "MACHINE", "MERKLE", "SIGN"]
+
+ERASURE = Suite(
+    summary="Reed-Solomon encode and reconstruct, hot and in DRAM",
+    modules=("bench.bench_erasure",),
+    peers=(
+        *("isa-l", "klauspost", "reed-solomon-simd", "reed-solomon-erasure"),
+        *("pyeclib", "pyeclib-heap-kept", "zfec", "roofline"),
+    ),
+)
+HASH = Suite(
+    summary="BLAKE3 in batches and the chunk pipeline",
+    modules=("bench.bench_hash",),
+    peers=("blake3", "hashlib"),
+)
+SIGN = Suite(
+    summary="Ed25519 verification: single, batch, coalesced",
+    modules=("bench.bench_sign",),
+    peers=("curve25519-voi", "libsodium", "openssl"),
+)
+MERKLE = Suite(summary="RFC 6962 trees: roots and proofs", modules=("bench.bench_merkle",), peers=("hashlib",))
+CALLS = Suite(summary="What one call into Cython, PyO3 and cffi costs", modules=("bench.bench_calls",))
+MACHINE = Suite(
+    summary="What this machine can do at most: copy, read, XOR, fresh memory",
+    modules=("bench.bench_machine",),
+    peers=("roofline",),
+)
+FLIST = Suite(
+    summary="Building, fetching and reading images",
+    modules=("bench.bench_build", "bench.bench_fetch", "bench.bench_mount"),
+    root="builds and mounts images",
+    peers=("mkfs.erofs", "zstd"),
+)
+CONTAINERS = Suite(
+    summary="Container starts and execs beside crun and runc, memory of the process tree",
+    modules=("bench.bench_containers", "bench.bench_memory"),
+    root="runs containers",
+    peers=("crun", "runc"),
+)
