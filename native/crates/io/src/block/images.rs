@@ -7,6 +7,7 @@ use super::plan::{self, Added, Plan, Status};
 use fetch::Image;
 use linux::slots::Slots;
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
@@ -44,6 +45,8 @@ pub struct Images {
     /// A place is locked while its image is being opened or closed, so that others need not wait for its sources.
     places: Mutex<HashMap<String, Place>>,
     stopping: AtomicBool,
+    /// The channel of a new hold, until the main thread watches it.
+    new_life: Mutex<Option<OwnedFd>>,
 }
 
 impl Images {
@@ -55,7 +58,21 @@ impl Images {
             events,
             places: Mutex::new(HashMap::new()),
             stopping: AtomicBool::new(false),
+            new_life: Mutex::new(None),
         }
+    }
+
+    /// A new hold has taken the place of one that died.
+    pub fn meet_hold(&self, hold: HoldClient) -> Result<(), wire::Error> {
+        let life = hold.as_fd().try_clone_to_owned()?;
+        *lock(&self.hold) = hold;
+        *lock(&self.new_life) = Some(life);
+        self.ready()
+    }
+
+    /// What [`Images::meet_hold`] left to be watched.
+    pub fn new_life(&self) -> Option<OwnedFd> {
+        lock(&self.new_life).take()
     }
 
     /// Tells hold that requests are answered from now on.

@@ -16,7 +16,7 @@ use super::buffer::{Buffer, CHUNK_MAX};
 use super::files::{list, Files, Limits};
 use super::name::{Name, Stream};
 use super::record::Take;
-use crate::server::{body, ClientId, Request, Server};
+use crate::server::{body, take_hold, ClientId, Request, Server};
 use crate::service::{self, now_ns, Failure};
 
 /// The memory of a take, in hold.
@@ -212,6 +212,12 @@ impl Daemon {
             }
         }
         self.finish_take()?;
+        self.attach_all(&kept);
+        Ok(())
+    }
+
+    /// Take every pipe of these names of hold's.
+    fn attach_all(&mut self, kept: &[String]) {
         let names: BTreeSet<Name> = kept
             .iter()
             .filter_map(|kept| Name::of_pipe(kept))
@@ -222,7 +228,6 @@ impl Daemon {
                 eprintln!("zos-io log: attach {}: {error}", name.as_str());
             }
         }
-        Ok(())
     }
 
     /// Write what a predecessor had read, or learn that it had not.
@@ -403,7 +408,18 @@ impl Daemon {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return;
         }
-        for request in self.server.receive(self.epoll.as_fd(), client) {
+        for mut request in self.server.receive(self.epoll.as_fd(), client) {
+            if request.op == "hold" {
+                let fds = std::mem::take(&mut request.fds);
+                match take_hold(request.id, &request.map, fds) {
+                    Ok((hold, reply)) => {
+                        self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
+                        self.meet_hold(hold);
+                    }
+                    Err(error) => self.server.answer(self.epoll.as_fd(), &request, Err(error)),
+                }
+                continue;
+            }
             let result = self.perform(&request);
             let watched = request.op == "watch" && result.is_ok();
             self.server.answer(self.epoll.as_fd(), &request, result);
@@ -579,6 +595,24 @@ impl Daemon {
                 && self.server.is_idle(watch.client) == Some(true)
         });
         news.map(|watch| watch.told_at + WATCH_INTERVAL).min()
+    }
+
+    /// A new hold in the place of one that died: whatever it has and is not taken yet is taken now.
+    fn meet_hold(&mut self, hold: HoldClient) {
+        if let Some(old) = self.hold.take() {
+            let _ = epoll::delete(&self.epoll, &old);
+        }
+        let data = EventData::new_u64(service::HOLD);
+        if let Err(error) = epoll::add(&self.epoll, &hold, data, EventFlags::IN) {
+            eprintln!("zos-io log: watch the new hold: {error}");
+            return;
+        }
+        let hold = self.hold.insert(hold);
+        let kept = hold.ready().and_then(|()| hold.list("log/"));
+        match kept {
+            Ok(kept) => self.attach_all(&kept),
+            Err(error) => eprintln!("zos-io log: the new hold: {error}"),
+        }
     }
 
     /// Nothing is asked of hold but answers; what comes here is its end.
