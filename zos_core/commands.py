@@ -31,7 +31,9 @@ from zos_core.base.tree import (
     Table,
     TreeFailed,
     blockd_service,
+    end_strays,
     end_tree,
+    is_kept,
     is_running,
     service_environment,
     spawn_service,
@@ -86,9 +88,11 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
     require_root("zos up makes mounts and namespaces")
     instance = Instance(arguments.instance)
     async with up_lock(instance):
-        began = not is_running(instance)
+        missing = not is_running(instance)
+        # What a hold that died has left goes on, whatever becomes of this attempt to take it over.
+        began = missing and not is_kept(instance)
         try:
-            if began:
+            if missing:
                 await _start(instance)
             async with Client(instance.api_socket) as client:
                 info = await call_again(client, NODE, known=True)
@@ -119,15 +123,16 @@ async def _start(instance: Instance) -> None:
         instance=instance.name,
         run_dir=str(instance.run_dir),
         log_dir=str(instance.log_dir),
+        keeper=True,
         listeners=[
             *(Listener(name=name, path=f"{name}.sock") for name in ("spawn", "blockd", "logd", "forward")),
             Listener(name="api", path="api.sock", stream=True),
         ],
         services=[
             spawn_service(instance.state_dir),
-            blockd_service(),
-            ServiceSpec(name="logd", argv=[io, "log", "--dir", logs], env={}),
-            ServiceSpec(name="forward", argv=[io, "forward"], env={}),
+            blockd_service(survives=True),
+            ServiceSpec(name="logd", argv=[io, "log", "--dir", logs], env={}, survives=True),
+            ServiceSpec(name="forward", argv=[io, "forward"], env={}, survives=True),
             ServiceSpec(
                 name="supervisor",
                 argv=supervisor,
@@ -158,10 +163,13 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
     require_root("zos down ends the node's processes")
     instance = Instance(arguments.instance)
     async with up_lock(instance):
+        if not is_running(instance) and is_kept(instance):
+            await _start(instance)  # what a hold that died has left ends in good order
         if is_running(instance):
             await _stop(instance, arguments.grace, console)
             console.note(f"the node {instance.name!r} is down")
         else:
+            await end_strays(instance)
             console.note(f"no node {instance.name!r} runs")
         groups = await CgroupTree.find(instance)
         if groups is not None:

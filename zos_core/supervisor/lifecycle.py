@@ -738,6 +738,7 @@ class Lifecycle:
             pid=None,
             exit_code=record.code,
             exit_signal=record.signal,
+            exit_unknown=record.code is None and record.signal is None,
         )
         await self._notify()
         await self._release(state.name)
