@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 from zos_core.base.client import Client
 from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
-from zos_core.base.errors import RequestTimeout, Unreachable
+from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
 from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
@@ -51,6 +51,16 @@ class CalledOff(Exception):
         self.number = number
 
 
+E = TypeVar("E", Unreachable, RequestTimeout, RemoteProblem)
+
+
+def _away(error: E) -> E:
+    """The error, if it says that the node is on its way down or up; any other is raised."""
+    if isinstance(error, RemoteProblem) and error.code != PeerGone.code:
+        raise error
+    return error
+
+
 class _Patience:
     """For how long a supervisor that went away is asked again: counted from when it went."""
 
@@ -63,7 +73,7 @@ class _Patience:
         """It is there."""
         self._known, self._away_since_s = True, None
 
-    async def wait(self, error: Unreachable | RequestTimeout) -> None:
+    async def wait(self, error: Unreachable | RequestTimeout | RemoteProblem) -> None:
         """Wait a little before it is asked again; raises `error` when that has gone on for too long."""
         now_s = asyncio.get_running_loop().time()
         if self._away_since_s is None:
@@ -92,8 +102,8 @@ async def call_again(
     while True:
         try:
             return await client.call(endpoint, path=path or {}, query=query, body=body, timeout_s=timeout_s)
-        except Unreachable as error:
-            await patience.wait(error)
+        except (Unreachable, RemoteProblem) as error:
+            await patience.wait(_away(error))
 
 
 async def wait_container(client: Client, name: str) -> ContainerState:
@@ -135,9 +145,9 @@ async def follow_output(
                     out.flush()
                     err.flush()
             return
-        except (Unreachable, RequestTimeout) as error:
+        except (Unreachable, RequestTimeout, RemoteProblem) as error:
             decoder.broken()
-            await patience.wait(error)
+            await patience.wait(_away(error))
 
 
 @asynccontextmanager

@@ -35,6 +35,7 @@ from zos_core.base.endpoint import RemoteProblem
 from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance
 from zos_core.containers.document import ExecRequest, ImageRequest, RunRequest, TrustedKey
+from zos_core.containers.errors import NoSuchContainer
 from zos_core.supervisor.endpoints import EXEC, PS, REMOVE, RUN, STOP, RemoveQuery, StopRequest
 
 SERVICES = ("supervisor", "blockd", "logd", "forward", "spawn")
@@ -215,7 +216,7 @@ class Load:
         )
         self.stopping = asyncio.Event()
         self.done: Counter[str] = Counter()
-        self.finished_readers = 0
+        self.sums = large_sums()
 
     async def start(self, name: str, *command: str, ports: Sequence[str] = ()) -> tuple[int | None, list[str]]:
         """Start a container."""
@@ -237,7 +238,7 @@ class Load:
         try:
             await call_again(self.client, REMOVE, path={"name": name}, query=RemoveQuery(force=True), known=True)
         except RemoteProblem as problem:
-            if problem.code != "container.not-found":
+            if problem.code != NoSuchContainer.code:
                 raise
 
     async def run(self, kills: AsyncIterator[None]) -> None:
@@ -296,7 +297,7 @@ class Load:
         await self.start(name, "sh", "-c", f"for file in {names}; do sha256sum $file || exit 1; done; exit 3")
         lines = await self.output(name)
         state = await wait_container(self.client, name)
-        assert (state.exit_status, lines) == (3, [large_sums()[file] for file in files]), f"{name}: {state} {lines}"
+        assert (state.exit_status, lines) == (3, [self.sums[file] for file in files]), f"{name}: {state} {lines}"
         self.done["files read"] += len(files)
         await self.remove(name)
 
@@ -311,11 +312,12 @@ class Load:
         try:
             out, _ = await process.communicate()
         except BaseException:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
             await process.wait()
             raise
         lines = sorted(out.decode().splitlines())
-        assert (process.returncode, lines) == (0, sorted(large_sums())), f"mapped {number}: {process.returncode}"
+        assert (process.returncode, lines) == (0, sorted(self.sums)), f"mapped {number}: {process.returncode}"
         self.done["files mapped"] += len(lines)
 
     @staticmethod

@@ -543,6 +543,8 @@ class Lifecycle:
             state = await self._save(state, execs=[*state.execs, started], next_exec=number + 1)
             try:
                 pid = await self._spawn_process("exec", plan, request.args[0], name)
+            except PeerGone:
+                raise  # hold's end: whether it was made, the next supervisor will know
             except ZosError:
                 await self._save(state, execs=[known for known in state.execs if known.id != number])
                 raise

@@ -231,7 +231,8 @@ impl Client {
             .channel
             .recv_timeout(ANSWER_TIMEOUT)?
             .ok_or_else(|| io::Error::other("the keeper has gone"))?;
-        let head = wire::head(&received.map).map_err(|error| io::Error::other(error.to_string()))?;
+        let head =
+            wire::head(&received.map).map_err(|error| io::Error::other(error.to_string()))?;
         match head.error {
             Some(error) => Err(io::Error::other(error.to_string())),
             None => Ok(received.fds),

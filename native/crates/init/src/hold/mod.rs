@@ -685,7 +685,8 @@ impl Hold {
 
     fn renew_keeper(&mut self) {
         if let Err(error) = self.start_keeper() {
-            self.log.say(&format!("the keeper could not be started: {error}"));
+            self.log
+                .say(&format!("the keeper could not be started: {error}"));
             self.keeper_again = Some(Instant::now() + KEEPER_PAUSE);
         }
     }

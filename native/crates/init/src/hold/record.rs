@@ -212,9 +212,9 @@ impl Record {
 
     /// The highest sequence number that a predecessor gave to an exit.
     pub fn set_last_seq(&self, seq: u64) -> io::Result<()> {
-        self.file
-            .as_ref()
-            .map_or(Ok(()), |file| file.write_all_at(&seq.to_le_bytes(), LAST_SEQ_AT))
+        self.file.as_ref().map_or(Ok(()), |file| {
+            file.write_all_at(&seq.to_le_bytes(), LAST_SEQ_AT)
+        })
     }
 
     /// What was in the slot is no more.
@@ -380,7 +380,10 @@ impl Kept {
                 newer(&mut names, name, number, fd);
             }
         }
-        kept.names = names.into_iter().map(|(name, (_, fd))| (name, fd)).collect();
+        kept.names = names
+            .into_iter()
+            .map(|(name, (_, fd))| (name, fd))
+            .collect();
         kept.exits.sort_by_key(|exit| exit.seq);
         let highest = kept.exits.last().map_or(0, |exit| exit.seq);
         kept.last_seq = kept.last_seq.max(highest);
@@ -478,7 +481,10 @@ mod tests {
         }
         let kept = read(&record);
         let expected = [("listen/a", 6), ("log/c/stdout", 11)];
-        assert_eq!(kept.names, expected.map(|(name, fd)| (name.to_owned(), fd)).into());
+        assert_eq!(
+            kept.names,
+            expected.map(|(name, fd)| (name.to_owned(), fd)).into()
+        );
         assert_eq!(kept.children, [(child("d", 42), 13)]);
         assert_eq!((kept.exits[0].signal, kept.exits[0].time_ns), (Some(9), 99));
         assert_eq!((kept.exits[0].code, kept.last_seq), (None, 17));
@@ -491,9 +497,15 @@ mod tests {
         let record = Record::create().unwrap();
         record.borrow_mut().add_name("log/c/stdout", 5).unwrap();
         let number = record.borrow_mut().next_number();
-        let pending = record.borrow_mut().add_pending("log/c/stdout", 6, number).unwrap();
+        let pending = record
+            .borrow_mut()
+            .add_pending("log/c/stdout", 6, number)
+            .unwrap();
         assert_eq!(read(&record).names["log/c/stdout"], 5);
-        let slot = record.borrow_mut().add_child(&child("c", 41), 7, number).unwrap();
+        let slot = record
+            .borrow_mut()
+            .add_child(&child("c", 41), 7, number)
+            .unwrap();
         assert_eq!(read(&record).names["log/c/stdout"], 6);
         record.borrow_mut().settle(pending);
         record.borrow_mut().remove(slot);

@@ -141,7 +141,9 @@ impl Store {
             old: Vec::new(),
         };
         for ((name, fd), slot) in items.into_iter().zip(slots) {
-            pending.old.extend(self.names.insert(name, Item { fd, slot }));
+            pending
+                .old
+                .extend(self.names.insert(name, Item { fd, slot }));
         }
         Ok(pending)
     }
@@ -292,8 +294,14 @@ mod tests {
                 .collect::<Vec<_>>()
         };
         assert_eq!(code(store.put_all(items(&["b", "c"]), 0, 0)), "hold.full");
-        assert_eq!(code(store.put_all(items(&["b", "b"]), 0, 0)), "hold.bad-name");
-        assert_eq!(code(store.put_all(items(&["b", ""]), 0, 0)), "hold.bad-name");
+        assert_eq!(
+            code(store.put_all(items(&["b", "b"]), 0, 0)),
+            "hold.bad-name"
+        );
+        assert_eq!(
+            code(store.put_all(items(&["b", ""]), 0, 0)),
+            "hold.bad-name"
+        );
         assert_eq!(store.len(), 1);
         let pending = store.put_all(items(&["a", "b"]), 0, 0).unwrap();
         store.settle(pending);

@@ -57,7 +57,9 @@ impl Taken {
     /// End every process of a service that is not to go on, and wait for it.
     pub fn end_services(&self, goes_on: impl Fn(&KeptService) -> bool) -> io::Result<()> {
         let ending = self.kept.services.iter().filter(|kept| !goes_on(kept));
-        let pidfds: Vec<&Shared> = ending.filter_map(|kept| self.fds.get(&kept.pidfd)).collect();
+        let pidfds: Vec<&Shared> = ending
+            .filter_map(|kept| self.fds.get(&kept.pidfd))
+            .collect();
         for pidfd in &pidfds {
             let _ = linux::pidfd::send_signal(pidfd, SIGKILL);
         }

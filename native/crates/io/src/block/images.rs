@@ -121,12 +121,7 @@ impl Images {
         let kept = linux::memfd::sealed("plan", &bytes)
             .map_err(wire::Error::from)
             .and_then(|memfd| lock(&self.hold).put(&name, memfd, true));
-        kept.map_err(|error| {
-            WireError::new(
-                "blockd.hold",
-                format!("hold does not keep the plan: {error}"),
-            )
-        })?;
+        kept.map_err(|error| WireError::of_hold("blockd.hold", &error))?;
         Ok(added)
     }
 
@@ -224,7 +219,11 @@ impl Images {
             )
             .with_hint("spawn's fuse_open comes before add")
         };
-        let mut fds = lock(&self.hold).get(&names).map_err(missing)?.into_iter();
+        let got = lock(&self.hold).get(&names);
+        let mut fds = match got {
+            Err(wire::Error::Closed) => return Err(WireError::hold_gone()),
+            other => other.map_err(missing)?.into_iter(),
+        };
         let (Some(fuse), Some(slots)) = (fds.next(), fds.next()) else {
             return Err(missing(wire::Error::Closed));
         };
@@ -315,12 +314,7 @@ impl Images {
         }
         lock(&self.hold)
             .drop_names(&[format!("plan/{image}")])
-            .map_err(|error| {
-                WireError::new(
-                    "blockd.hold",
-                    format!("hold does not drop the plan: {error}"),
-                )
-            })?;
+            .map_err(|error| WireError::of_hold("blockd.hold", &error))?;
         Ok(())
     }
 

@@ -80,11 +80,7 @@ fn run() -> Result<(), wire::Error> {
 /// hold (BLOCKD-LIFE-2, BLOCKD-LIFE-3).
 ///
 /// A new hold's channel is watched in the place of the old one from the moment its end is seen.
-fn wait_for_end(
-    signals: &OwnedFd,
-    mut life: OwnedFd,
-    images: &Images,
-) -> Result<(), wire::Error> {
+fn wait_for_end(signals: &OwnedFd, mut life: OwnedFd, images: &Images) -> Result<(), wire::Error> {
     let mut orphan = false;
     loop {
         if let Some(new) = orphan.then(|| images.new_life()).flatten() {

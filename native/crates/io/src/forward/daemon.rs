@@ -401,10 +401,7 @@ impl Daemon {
                 format!("{RULES_MAX} ports are published already"),
             ));
         }
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("forward.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         let listener = listen_at(listen)?;
         let bound = bound_address(&listener).unwrap_or(listen);
         let kept = rule
@@ -416,7 +413,7 @@ impl Daemon {
             .and_then(|()| hold.put(&names[1], &listener, true));
         if let Err(error) = put {
             let _ = hold.drop_names(&names);
-            return Err(WireError::new("forward.hold-refused", error.to_string()));
+            return Err(WireError::of_hold("forward.hold-refused", &error));
         }
         self.open(name, rule, bound, connect, listener)?;
         Ok(bound)
@@ -424,14 +421,11 @@ impl Daemon {
 
     fn remove(&mut self, name: &str) -> Result<(), WireError> {
         check_name(name)?;
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("forward.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         // The rule last: what has no listener is dropped at the next start.
         for kept in [format!("listen/port/{name}"), format!("rule/port/{name}")] {
             hold.drop_names(&[kept])
-                .map_err(|error| WireError::new("forward.hold-refused", error.to_string()))?;
+                .map_err(|error| WireError::of_hold("forward.hold-refused", &error))?;
         }
         if let Some(port) = self.find(name).and_then(|id| self.ports.remove(&id)) {
             let _ = epoll::delete(&self.epoll, &port.listener);

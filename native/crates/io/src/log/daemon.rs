@@ -253,11 +253,8 @@ impl Daemon {
 
     /// Take the pipes of a log that hold has and that are not taken yet.
     fn attach(&mut self, name: &Name, limits: Option<Limits>) -> Result<(), WireError> {
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("logd.no-hold", "hold has gone"))?;
-        let refused = |error: wire::Error| WireError::new("logd.hold-refused", error.to_string());
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let refused = |error: wire::Error| WireError::of_hold("logd.hold-refused", &error);
         let mut found = Vec::new();
         for stream in Stream::ALL {
             if let Some(fd) = hold.get_one(&name.pipe(stream)).map_err(refused)? {
@@ -488,10 +485,7 @@ impl Daemon {
 
     /// Stop, forget and delete a log and those of its execs. What is not there is no error: a removal may be repeated.
     fn remove(&mut self, name: &Name) -> Result<(), WireError> {
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("logd.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         let gone: Vec<u64> = self
             .pipes
             .iter()
@@ -505,8 +499,7 @@ impl Daemon {
         }
         let mut kept = Vec::new();
         for prefix in ["log/", "logslot/"] {
-            let refused =
-                |error: wire::Error| WireError::new("logd.hold-refused", error.to_string());
+            let refused = |error: wire::Error| WireError::of_hold("logd.hold-refused", &error);
             for one in hold
                 .list(&format!("{prefix}{}", name.as_str()))
                 .map_err(refused)?
