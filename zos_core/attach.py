@@ -51,11 +51,11 @@ class CalledOff(Exception):
         self.number = number
 
 
-E = TypeVar("E", Unreachable, RequestTimeout, RemoteProblem)
+Away = Unreachable | RequestTimeout | RemoteProblem
 
 
-def _away(error: E) -> E:
-    """The error, if it says that the node is on its way down or up; any other is raised."""
+def _away(error: Away) -> Away:
+    """The error, if it says that the node is on its way down or up (API-HOLD); any other is raised."""
     if isinstance(error, RemoteProblem) and error.code != PeerGone.code:
         raise error
     return error
@@ -73,7 +73,7 @@ class _Patience:
         """It is there."""
         self._known, self._away_since_s = True, None
 
-    async def wait(self, error: Unreachable | RequestTimeout | RemoteProblem) -> None:
+    async def wait(self, error: Away) -> None:
         """Wait a little before it is asked again; raises `error` when that has gone on for too long."""
         now_s = asyncio.get_running_loop().time()
         if self._away_since_s is None:
@@ -125,13 +125,23 @@ async def wait_exec(client: Client, name: str, number: int) -> ExecState:
 
 
 async def follow_output(
-    client: Client, name: str, *, number: int | None = None, follow: bool, out: BinaryIO, err: BinaryIO
+    client: Client,
+    name: str,
+    *,
+    number: int | None = None,
+    follow: bool,
+    out: BinaryIO,
+    err: BinaryIO,
+    known: bool = False,
 ) -> None:
-    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once."""
+    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once.
+
+    `known`: the node has answered before; otherwise one that does not run is an error at once.
+    """
     endpoint = LOGS if number is None else EXEC_LOGS
     path = {"name": name} if number is None else {"name": name, "number": str(number)}
     decoder = LogStreamDecoder()
-    patience = _Patience(known=False)
+    patience = _Patience(known=known)
     while True:
         try:
             query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)

@@ -251,7 +251,8 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
                 if arguments.detach:
                     console.emit(state, name)
                     return 0
-                await follow_output(client, name, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+                out, err = sys.stdout.buffer, sys.stderr.buffer
+                await follow_output(client, name, follow=True, out=out, err=err, known=True)
                 state = await wait_container(client, name)
                 if arguments.rm:
                     query = RemoveQuery(force=True, request_id=request.request_id)
@@ -398,7 +399,8 @@ async def exec_(arguments: argparse.Namespace, console: Console) -> int:
     name = arguments.name
     async with _client(arguments) as client:
         begun = await call_again(client, EXEC, path={"name": name}, body=request, timeout_s=RUN_TIMEOUT_S)
-        await follow_output(client, name, number=begun.id, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+        out, err = sys.stdout.buffer, sys.stderr.buffer
+        await follow_output(client, name, number=begun.id, follow=True, out=out, err=err, known=True)
         ended = await wait_exec(client, name, begun.id)
     if ended.exit_signal is not None:
         return 128 + ended.exit_signal

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
-import socket
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,9 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.machine import snapshot
 from tests.e2e.node_tool import TIMEOUT_S, Hub, Node, Reading, large_sums
-from zos_core.base.paths import Instance
 
 pytestmark = pytest.mark.root
 
@@ -30,21 +27,11 @@ def kill_and_wait(pid: int) -> None:
     pidfd = os.pidfd_open(pid)
     try:
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        ended = threading.Event()
-        waiter = threading.Thread(target=lambda: (_wait_readable(pidfd), ended.set()))
-        waiter.start()
-        assert ended.wait(TIMEOUT_S)
-        waiter.join()
+        poll = select.poll()
+        poll.register(pidfd, select.POLLIN)
+        assert poll.poll(TIMEOUT_S * 1000), f"process {pid} does not end"
     finally:
         os.close(pidfd)
-
-
-def _wait_readable(pidfd: int) -> None:
-    import select
-
-    poll = select.poll()
-    poll.register(pidfd, select.POLLIN)
-    poll.poll(TIMEOUT_S * 1000)
 
 
 def keeper_of(instance: str) -> int:
@@ -82,8 +69,16 @@ def test_everything_goes_on_and_is_taken_back(own_node: Node, lazy: Hub) -> None
     node = own_node
     writer = Reading(node.start("--name", "writer", "small", command=["sh", "-c", TICKER], store=lazy.url))
     writer.wait_lines(200)
-    serving = node.run("-d", "--name", "echo", "-p", "127.0.0.1:0:7", "small", store=lazy.url,
-                       command=["sh", "-c", "while true; do usleep 100000; done"])
+    serving = node.run(
+        "-d",
+        "--name",
+        "echo",
+        "-p",
+        "127.0.0.1:0:7",
+        "small",
+        store=lazy.url,
+        command=["sh", "-c", "while true; do usleep 100000; done"],
+    )
     assert serving.status == 0, serving.err
     short = node.run("-d", "--name", "short", "small", command=["sh", "-c", "usleep 400000; exit 9"], store=lazy.url)
     assert short.status == 0, short.err
@@ -104,8 +99,8 @@ def test_everything_goes_on_and_is_taken_back(own_node: Node, lazy: Hub) -> None
     assert reads.lines == large_sums()[:1]
     assert {name: node.pid(name) for name in SURVIVORS} == before, node.service_logs()
     assert node.pid("spawn") != spawn
-    short = wait_exited(node, "short")
-    assert (short["exit_code"], short["exit_unknown"]) == (9, False), node.service_logs()
+    ended = wait_exited(node, "short")
+    assert (ended["exit_code"], ended["exit_unknown"]) == (9, False), node.service_logs()
     inside = node.zos("exec", "writer", "--", "echo", "in")
     assert (inside.status, inside.out) == (0, "in\n"), inside.err + node.service_logs()
     assert node.zos("stop", "writer").status == 0

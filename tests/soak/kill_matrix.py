@@ -42,10 +42,10 @@ SERVICES = ("supervisor", "blockd", "logd", "forward", "spawn")
 EACH = 30
 # hold with any other at the same moment, and the keeper: fewer, since nothing of it is asked for.
 EACH_EXTRA = 6
-KILLS_PER_EPOCH = 16
+KILLS_PER_EPOCH = 32
 # hold starts a service 20 times in 60 s before it pauses; the matrix stays below.
-KILLS_PER_MINUTE_MAX = 14
-PAUSE_MAX_S = 1.2
+KILLS_PER_MINUTE_MAX = 17
+PAUSE_MAX_S = 0.7
 PAIR_GAP_MAX_S = 0.05
 HOLD_AWAY_MAX_S = 1.0
 HUB_DELAY_S = 0.06
@@ -201,7 +201,7 @@ class Load:
     output that it must have, once. A log is followed all the while and read again at its end.
     """
 
-    def __init__(self, node: Node, hub: Hub, epoch: int, order: random.Random) -> None:
+    def __init__(self, node: Node, hub: SlowHub, epoch: int, order: random.Random) -> None:
         self.node, self.hub, self.epoch, self.random = node, hub, epoch, order
         self.client = Client(Instance(node.instance).api_socket)
         keyring = Keyring.of()
@@ -229,7 +229,7 @@ class Load:
     async def output(self, name: str, *, number: int | None = None, follow: bool = True) -> list[str]:
         """Its output, read once more from the beginning."""
         out, err = io.BytesIO(), io.BytesIO()
-        await follow_output(self.client, name, number=number, follow=follow, out=out, err=err)
+        await follow_output(self.client, name, number=number, follow=follow, out=out, err=err, known=True)
         assert not err.getvalue(), f"{name}: {err.getvalue()!r}"
         return out.getvalue().decode().splitlines()
 
@@ -410,7 +410,8 @@ def image(directory: Path, epoch: int) -> Iterator[Path]:
     tree, store = directory / "tree", directory / "store"
     make_image_tree(tree)
     (tree / "epoch").write_text(f"{epoch} {secrets.token_hex(8)}")
-    done = zos("flist", "build", str(tree), "--name", f"matrix-{epoch}", "--store", str(store), "-o", str(directory / "m.flist"))
+    wanted = ["--name", f"matrix-{epoch}", "--store", str(store), "-o", str(directory / "m.flist")]
+    done = zos("flist", "build", str(tree), *wanted)
     assert done.status == 0, done.err
     shutil.rmtree(tree)
     try:

@@ -284,7 +284,7 @@ class Lifecycle:
                 created_ns=self._clock_ns(),
             )
             self._states[name] = state
-            task = self._group.create_task(self._start(state, ports, again=known is not None), name=f"start {name}")
+            task = self._begin(self._start(state, ports, again=known is not None), f"start {name}")
             start = self._starting[name] = Start(request_id=request.request_id, task=task)
             task.add_done_callback(lambda _: self._start_done(name))
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
@@ -927,9 +927,21 @@ class Lifecycle:
             raise
 
     def _background(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._group.create_task(work, name=name)
+        task = self._begin(work, name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _begin(self, work: Coroutine[None, None, T], name: str) -> asyncio.Task[T]:
+        """A task of this supervisor.
+
+        Raises:
+            PeerGone: it is on its way down, since hold has died; whoever asked asks the next one.
+        """
+        try:
+            return self._group.create_task(work, name=name)
+        except RuntimeError as error:  # the group begins nothing more
+            work.close()
+            raise PeerGone("the supervisor ends, because hold has died", sent=False) from error
 
     def _next_generation(self) -> int:
         """A number that no launch on this machine has had, so that an old exit is never taken for a new one's."""

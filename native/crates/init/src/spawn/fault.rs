@@ -4,8 +4,10 @@
 //! (`spawn`), of a helper (`helper`) or of the process that becomes a container or an exec (`child`) fails with errno
 //! HOW after it was done, or, with `kill`, its process is killed there.
 
+use std::fs::File;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU32, AtomicU8, Ordering};
 use std::sync::Mutex;
 
@@ -38,27 +40,29 @@ static SIDE: AtomicU8 = AtomicU8::new(Side::Spawn as u8);
 static STEPS: AtomicU32 = AtomicU32::new(0);
 
 /// Where faults are ordered.
-#[derive(Debug, Clone, Default)]
-pub struct Orders(Option<PathBuf>);
+#[derive(Debug, Default)]
+pub struct Orders(Option<File>);
 
 impl Orders {
-    /// With the file of `--faults`.
-    pub fn new(file: Option<PathBuf>) -> Orders {
-        Orders(file)
+    /// With the file of `--faults`, which is opened here, where its name still means something.
+    pub fn open(path: Option<&Path>) -> io::Result<Orders> {
+        path.map(File::open).transpose().map(Orders)
     }
 
     /// A request begins.
     pub fn arm(&self) {
-        let Some(path) = &self.0 else { return };
+        let Some(file) = &self.0 else { return };
         STEPS.store(0, Ordering::Relaxed);
         if let Ok(mut fault) = FAULT.lock() {
-            *fault = read(path);
+            *fault = read(file);
         }
     }
 }
 
-fn read(path: &Path) -> Option<Fault> {
-    let text = std::fs::read_to_string(path).ok()?;
+fn read(file: &File) -> Option<Fault> {
+    let mut bytes = [0; 64];
+    let length = file.read_at(&mut bytes, 0).ok()?;
+    let text = std::str::from_utf8(&bytes[..length]).ok()?;
     let mut words = text.split_ascii_whitespace();
     let side = match words.next()? {
         "spawn" => Side::Spawn,

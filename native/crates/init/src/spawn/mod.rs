@@ -51,7 +51,7 @@ struct Options {
     /// Names of `probe` that are to be taken as missing: the mechanisms of older kernels are used.
     without: Vec<String>,
     /// Faults on purpose, for tests.
-    faults: fault::Orders,
+    faults: Option<PathBuf>,
 }
 
 impl Options {
@@ -68,7 +68,7 @@ impl Options {
             }
         }
         Some(Options {
-            faults: fault::Orders::new(faults),
+            faults,
             state: state.filter(|path| path.is_absolute())?,
             without,
         })
@@ -89,12 +89,12 @@ fn run(options: &Options) -> Outcome<()> {
         .into_iter()
         .next()
         .ok_or_else(|| failure::bad_value("hold has no listen/spawn"))?;
+    let faults = fault::Orders::open(options.faults.as_deref()).step("faults")?;
     let place = place::Place::enter(&options.state)?;
     let layers = probe::layers(&place, &options.without)?;
     server::Server::let_run_all(&mut hold)?;
     hold.ready().map_err(|error| from_hold("ready", error))?;
     let without = options.without.clone();
-    let faults = options.faults.clone();
     server::Server::new(hold, listener, place, layers, without, faults).run()
 }
 
