@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench fresh dev clean
+.PHONY: help setup demo test check bench soak fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -25,6 +25,10 @@ check:
 #: make bench    measures and ratios, nothing gated
 bench: setup
 	@.ci/bench $(ARGS)
+
+#: make soak     the whole kill matrix and 1,000 runs, an hour (ARGS='--seed N')
+soak: setup
+	@.ci/soak $(ARGS)
 
 #: make fresh    `make demo` and `make test` in new Debian 12 and 13 roots (ARGS='trixie:user')
 fresh:
