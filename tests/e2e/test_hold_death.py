@@ -49,9 +49,9 @@ def keepers_of(instance: str) -> list[int]:
     found = []
     for process in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
-            if process.name.isdecimal() and (process / "comm").read_text() == "zos-keep\n":
-                if wanted in (process / "environ").read_bytes().split(b"\0"):
-                    found.append(int(process.name))
+            keeps = process.name.isdecimal() and (process / "comm").read_text() == "zos-keep\n"
+            if keeps and wanted in (process / "environ").read_bytes().split(b"\0"):
+                found.append(int(process.name))
     return found
 
 

@@ -1,4 +1,4 @@
-"""After many runs of a container everything is counted as after the first: `python -m tests.soak.count_runs --runs N`."""
+"""After many runs of a container all is counted as after the first: `python -m tests.soak.count_runs --runs N`."""
 
 from __future__ import annotations
 

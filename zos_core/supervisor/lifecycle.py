@@ -290,6 +290,8 @@ class Lifecycle:
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
         await asyncio.wait([start.task])
         if start.task.cancelled():
+            if start.request_id not in self._called_off:
+                raise PeerGone("the supervisor ends, because hold has died", sent=False)
             raise StartCalledOff(f"the start of {name!r} was called off", name=name)
         outcome = start.task.result()
         if isinstance(outcome, ZosError):
@@ -607,12 +609,15 @@ class Lifecycle:
 
         Of a container of that name that another request made, nothing is touched.
         """
-        self._called_off[request_id] = None
-        while len(self._called_off) > CALLED_OFF_MAX:
-            del self._called_off[next(iter(self._called_off))]
+        self._remember_called_off(request_id)
         state = self._states.get(name)
         if state is not None and state.request.request_id == request_id:
             await self._remove(state)
+
+    def _remember_called_off(self, request_id: str) -> None:
+        self._called_off[request_id] = None
+        while len(self._called_off) > CALLED_OFF_MAX:
+            del self._called_off[next(iter(self._called_off))]
 
     async def _remove(self, state: ContainerState) -> None:
         """End and forget this very container, however far it has come."""
@@ -624,6 +629,7 @@ class Lifecycle:
 
         start = self._starting.get(name)
         if start is not None and start.request_id == state.request.request_id:
+            self._remember_called_off(start.request_id)
             start.task.cancel()
             await asyncio.wait([start.task])
         if there() and self._states[name].status in ("running", "stopping"):
