@@ -172,6 +172,7 @@ class Lifecycle:
         self._changed = asyncio.Condition()
         self._exits_pending: set[int] = set()
         self._exits_seen = 0
+        self._reconciled = False
         self._idle_images: list[str] = []
         # By container: what is about to be mounted, or is and not yet in its document.
         self._images_to_come: dict[str, str] = {}
@@ -713,8 +714,11 @@ class Lifecycle:
     # --- exits ---------------------------------------------------------------------------------------------------
 
     def exited(self, record: ExitRecord) -> None:
-        """Take note of an exit that hold reports; each is handled once, in the order of its container's work."""
-        if record.seq <= self._exits_seen or record.seq in self._exits_pending:
+        """Take note of an exit that hold reports; each is handled once, in the order of its container's work.
+
+        One that comes before `reconcile` knows whose it is stays with hold, of whom `reconcile` asks it at its end.
+        """
+        if not self._reconciled or record.seq <= self._exits_seen or record.seq in self._exits_pending:
             return
         self._exits_pending.add(record.seq)
         self._background(self._handle_exit(record), f"exit {record.name}")
@@ -852,6 +856,7 @@ class Lifecycle:
                 await self._release(name)
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
+        self._reconciled = True
         for record in await self._exits():
             self.exited(record)
         for state in list(self._states.values()):
