@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
-__all__ = ["BlobTooLarge", "FileChanged", "FileUnreadable", "ZosError"]
+__all__ = ["BlobTooLarge", "FileChanged", "FileUnreadable", "InputInvalid", "ZosError"]
 
 ContextValue = str | int | float | bool | None | list[str]
 
@@ -57,3 +57,9 @@ class BlobTooLarge(ZosError):
     """All the units together would exceed 2^32 - 2 blocks of 4 KiB."""
 
     code, http_status, exit_status = "pack.blob-too-large", 422, 28
+
+
+class InputInvalid(ZosError, ValueError):
+    """An argument with which a kernel cannot be called: wrong length, out of range, not contiguous, closed."""
+
+    code, http_status, exit_status = "native.input-invalid", 400, 96

@@ -15,6 +15,8 @@ from zos_core.base.client import Client
 from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
 from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable
+from zos_core.base.groups import plain_group
+from zos_core.base.signals import signals_to
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
 from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
@@ -182,7 +184,7 @@ async def interruptible(
         body = SignalRequest(signal=number)
         await _unless_gone(call_again(client, SIGNAL, path=path, body=body, known=True))
 
-    async with _plain_group() as group:
+    async with plain_group() as group:
 
         def received(number: signal.Signals) -> None:
             nonlocal last_s, called_off
@@ -190,38 +192,24 @@ async def interruptible(
             again, last_s = now_s - last_s < SECOND_INTERRUPT_S, now_s
             if called_off is not None:
                 note("the start is being called off")
+            elif task.cancelling():
+                return  # it was called off before this block had the signals
             elif started():
                 group.create_task(pass_on(signal.SIGKILL if again else number), name="pass signal on")
             else:
                 called_off = number
                 task.cancel()
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, received, number)
-        try:
-            yield
-        except asyncio.CancelledError:
-            if called_off is None:
-                raise
-            task.uncancel()
-            query = RemoveQuery(force=True, request_id=request.request_id)
-            await _unless_gone(call_again(client, REMOVE, path=path, query=query))
-            raise CalledOff(called_off) from None
-        finally:
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.remove_signal_handler(number)
-
-
-@asynccontextmanager
-async def _plain_group() -> AsyncIterator[asyncio.TaskGroup]:
-    """A TaskGroup whose error, if it is one alone, comes out as it is."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except BaseExceptionGroup as errors:
-        if len(errors.exceptions) > 1:
-            raise
-        raise errors.exceptions[0] from errors.exceptions[0].__cause__
+        with signals_to(received):
+            try:
+                yield
+            except asyncio.CancelledError:
+                if called_off is None:
+                    raise
+                task.uncancel()
+                query = RemoveQuery(force=True, request_id=request.request_id)
+                await _unless_gone(call_again(client, REMOVE, path=path, query=query))
+                raise CalledOff(called_off) from None
 
 
 async def _unless_gone(call: Coroutine[None, None, None]) -> None:

@@ -128,7 +128,9 @@ impl ImageReader {
             keep_max: keep_bytes_max,
         };
         let (send, receive) = sync_channel(1);
-        std::thread::spawn(move || send.send(Image::open(plan, Arc::new(Silent))));
+        std::thread::spawn(move || {
+            send.send(Image::open(plan, Arc::new(Silent), &AtomicBool::new(false)))
+        });
         let image = Arc::new(wait(py, receive)?);
         Ok(Self { image })
     }

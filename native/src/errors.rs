@@ -9,9 +9,10 @@ use pyo3::types::PyDict;
 pyo3::import_exception!(native.errors, FileChanged);
 pyo3::import_exception!(native.errors, FileUnreadable);
 pyo3::import_exception!(native.errors, BlobTooLarge);
+pyo3::import_exception!(native.errors, InputInvalid);
 
 /// Raises a `ZosError` class with a message and its context.
-fn zos_error(
+pub fn zos_error(
     py: Python<'_>,
     class: Bound<'_, pyo3::types::PyType>,
     message: String,
@@ -47,5 +48,25 @@ pub fn pack(py: Python<'_>, error: pack::Error) -> PyErr {
             None => PyOSError::new_err(message),
         },
         pack::Error::BlobTooLarge => zos_error(py, py.get_type::<BlobTooLarge>(), message, &[]),
+    }
+}
+
+/// An argument with which no call can be made.
+pub fn input_invalid(py: Python<'_>, message: impl Into<String>) -> PyErr {
+    zos_error(py, py.get_type::<InputInvalid>(), message.into(), &[])
+}
+
+/// Raises a `ZosError` class that says which item of a batch it is about.
+pub fn at_index(
+    py: Python<'_>,
+    class: Bound<'_, pyo3::types::PyType>,
+    message: String,
+    index: Option<u64>,
+) -> PyErr {
+    let keywords = PyDict::new(py);
+    let filled = index.map_or(Ok(()), |index| keywords.set_item("index", index));
+    match filled.and_then(|()| class.call((message,), Some(&keywords))) {
+        Ok(instance) => PyErr::from_value(instance),
+        Err(error) => error,
     }
 }

@@ -7,14 +7,27 @@
 use pyo3::prelude::*;
 
 mod bind_fetch;
+mod bind_hash;
+mod bind_merkle;
 mod bind_pack;
+mod bind_sign;
+mod buffer;
 mod errors;
+mod interpreter;
+mod number;
 
 /// A function that adds the functions and classes of one kernel to the module.
 type Register = fn(&Bound<'_, PyModule>) -> PyResult<()>;
 
 /// Every kernel, in the order of its name. To add one: `mod bind_name;` above and its `register` here.
-const KERNELS: &[Register] = &[bind_fetch::register, bind_pack::register];
+const KERNELS: &[Register] = &[
+    bind_fetch::register,
+    bind_hash::register,
+    bind_merkle::register,
+    bind_pack::register,
+    bind_sign::register,
+    interpreter::register,
+];
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {

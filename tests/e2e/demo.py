@@ -69,6 +69,68 @@ class DemoFailed(Exception):
     """A step of the demo did not do what it promises."""
 
 
+class Interrupted(Exception):
+    """Ctrl-C was pressed, and what ran then has ended."""
+
+
+class Attention:
+    """Hears Ctrl-C. Nothing is broken off: the command that runs is told, and the next step does not begin.
+
+    So what takes everything away again is never interrupted itself, however often the key is pressed.
+    """
+
+    def __init__(self) -> None:
+        self._heard = False
+        self._running: list[subprocess.Popen[str]] = []
+
+    def hear(self, _number: int, _frame: object) -> None:
+        """A signal handler: tell whoever runs, each in a process group of its own."""
+        self._heard = True
+        for process in self._running:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGINT)
+
+    def check(self) -> None:
+        """Go no further once Ctrl-C was pressed.
+
+        Raises:
+            Interrupted: it was.
+        """
+        if self._heard:
+            raise Interrupted
+
+    @contextmanager
+    def begin(self, command: list[str], *, stdout: int | None, deaf: bool = False) -> Iterator[subprocess.Popen[str]]:
+        """Run a command while the block does; `deaf`: it is part of taking things away, and goes to its end.
+
+        Raises:
+            Interrupted: Ctrl-C was pressed before, or while it ran.
+        """
+        if not deaf:
+            self.check()
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=stdout, text=True, encoding="utf-8", process_group=0
+        )
+        if not deaf:
+            self._running.append(process)
+        try:
+            if self._heard and not deaf:  # it came before there was anybody to tell
+                os.killpg(process.pid, signal.SIGINT)
+            yield process
+        except BaseException:
+            if not deaf and process.poll() is None:
+                process.kill()
+            raise
+        finally:
+            if process.stdout is not None:
+                process.stdout.close()
+            process.wait()
+            if not deaf:
+                self._running.remove(process)
+        if not deaf:
+            self.check()
+
+
 @dataclass(kw_only=True)
 class Container:
     """What one container of the demo showed."""
@@ -87,7 +149,10 @@ class Container:
 class Demo:
     """One run: everything it makes carries `instance`, everything it starts it ends."""
 
-    def __init__(self, *, store: Path, tree: Path | None, provider: str | None, console: Console) -> None:
+    def __init__(
+        self, *, store: Path, tree: Path | None, provider: str | None, console: Console, attention: Attention
+    ) -> None:
+        self.attention = attention
         self.instance = f"demo-{secrets.token_hex(3)}"
         self.store = store
         self.tree = tree
@@ -96,7 +161,11 @@ class Demo:
         self.zos = [str(Path(sys.executable).parent / "zos")]
 
     def step(self, text: str) -> None:
-        """Say what happens now."""
+        """Say what happens now, unless Ctrl-C was pressed."""
+        self.attention.check()
+        self._say(text)
+
+    def _say(self, text: str) -> None:
         self.console.print(f"[bold]>[/bold] {text}")
 
     def run(self) -> list[Container]:
@@ -138,7 +207,10 @@ class Demo:
         try:
             self.step(f"making a Debian root file system in {directory} (about half a minute)")
             tree = directory / "root"
-            subprocess.run([str(ROOT / ".ci/demo-tree"), str(tree)], check=True, stdout=sys.stderr)
+            with self.attention.begin([str(ROOT / ".ci/demo-tree"), str(tree)], stdout=sys.stderr.fileno()) as making:
+                making.wait()
+            if making.returncode != 0:
+                raise DemoFailed(f"making the root file system ended with {making.returncode}")
             yield tree
         finally:
             shutil.rmtree(directory)
@@ -148,20 +220,16 @@ class Demo:
     @contextmanager
     def _hub(self) -> Iterator[str]:
         self.step("serving the store over HTTP on loopback")
-        process = subprocess.Popen(
-            [*self.zos, "hub", "serve", "--json", "--store", str(self.store), "--listen", "127.0.0.1:0"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            assert process.stdout is not None
-            ready = json.loads(process.stdout.readline() or "{}")
-            if "url" not in ready:
-                raise DemoFailed("the hub did not start")
-            yield ready["url"]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(timeout=10)
+        command = [*self.zos, "hub", "serve", "--json", "--store", str(self.store), "--listen", "127.0.0.1:0"]
+        with self.attention.begin(command, stdout=subprocess.PIPE, deaf=True) as process:
+            try:
+                assert process.stdout is not None
+                ready = json.loads(process.stdout.readline() or "{}")
+                if "url" not in ready:
+                    raise DemoFailed("the hub did not start")
+                yield ready["url"]
+            finally:
+                process.send_signal(signal.SIGTERM)
 
     @contextmanager
     def _node(self) -> Iterator[None]:
@@ -170,8 +238,8 @@ class Demo:
             self._zos("up")
             yield
         finally:
-            self.step("taking everything away again")
-            self._zos("down", "--purge")
+            self._say("taking everything away again")
+            self._zos("down", "--purge", deaf=True)
 
     # --- containers ----------------------------------------------------------------------------------------------
 
@@ -180,19 +248,18 @@ class Demo:
         before = self._sent(hub)
         begun_s = time.monotonic()
         command = ["run", "--name", "python", "--memory", "256M", "--cpus", "0.5", *self._image_arguments(hub)]
-        process = subprocess.Popen(
-            self._command(*command, "--", "python3", "-c", NUMPY), stdout=subprocess.PIPE, text=True
-        )
-        with self._ended(process):
+        with self.attention.begin(
+            self._command(*command, "--", "python3", "-c", NUMPY), stdout=subprocess.PIPE
+        ) as process:
             assert process.stdout is not None
             first = process.stdout.readline().strip()
             first_output_s = time.monotonic() - begun_s
             at_start = self._sent(hub)
-            if first != "started":
-                raise DemoFailed(f"the python container said {first!r}, not 'started'")
             output = [line.rstrip("\n") for line in process.stdout]
-            if process.wait() != 0:
-                raise DemoFailed(f"the python container ended with {process.returncode}")
+        if first != "started":
+            raise DemoFailed(f"the python container said {first!r}, not 'started'")
+        if process.returncode != 0:
+            raise DemoFailed(f"the python container ended with {process.returncode}")
         state = json.loads(self._zos("inspect", "python", "--json"))
         self._zos("rm", "python")
         after = self._sent(hub)
@@ -246,6 +313,7 @@ class Demo:
                 with urllib.request.urlopen(url, timeout=10) as answer:
                     return str(answer.read().decode())
             except OSError as error:
+                self.attention.check()
                 if time.monotonic() > deadline_s:
                     raise DemoFailed(f"{url} did not answer within {PAGE_TIMEOUT_S:.0f} s: {error}") from error
                 pause.wait(0.1)
@@ -292,22 +360,16 @@ class Demo:
             return [*self.zos, arguments[0], "--instance", self.instance, *arguments[1:]]
         return [*self.zos, *arguments]
 
-    def _zos(self, *arguments: str, show: bool = False) -> str:
-        done = subprocess.run(
-            self._command(*arguments), stdout=None if show else subprocess.PIPE, text=True, check=False
-        )
-        if done.returncode != 0:
-            raise DemoFailed(f"zos {' '.join(arguments[:2])} ended with {done.returncode}")
-        return done.stdout or ""
-
-    @contextmanager
-    def _ended(self, process: subprocess.Popen[str]) -> Iterator[None]:
-        try:
-            yield
-        finally:
-            if process.poll() is None:
-                process.kill()
-                process.wait()
+    def _zos(self, *arguments: str, show: bool = False, deaf: bool = False) -> str:
+        """What a verb printed; with `show` it goes to the terminal instead."""
+        with self.attention.begin(
+            self._command(*arguments), stdout=None if show else subprocess.PIPE, deaf=deaf
+        ) as process:
+            printed = "" if process.stdout is None else process.stdout.read()
+            process.wait()
+        if process.returncode != 0:
+            raise DemoFailed(f"zos {' '.join(arguments[:2])} ended with {process.returncode}")
+        return printed
 
 
 def report(containers: list[Container]) -> Table:
@@ -335,33 +397,36 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--store", type=Path, help="default: a directory in the user's cache")
     parser.add_argument("--tree", type=Path, help="use this tree instead of a new Debian root")
     parser.add_argument("--provider", choices=["file", "loop", "full", "extract"])
+    parser.add_argument("--alone", action="store_true", help="nothing else runs here: whatever changed counts")
     arguments = parser.parse_args(argv)
     console = Console(stderr=False)
     if os.geteuid() != 0:
         console.print("make demo needs root for mounts and namespaces; run it with sudo at hand, or as root")
         return 1
     store = arguments.store or account().home / ".cache/zos/demo-store"
-    demo = Demo(store=store, tree=arguments.tree, provider=arguments.provider, console=console)
+    attention = Attention()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, attention.hear)
+    demo = Demo(store=store, tree=arguments.tree, provider=arguments.provider, console=console, attention=attention)
     before = snapshot()
+    status = 0
     try:
-        containers = demo.run()
-    except (DemoFailed, subprocess.CalledProcessError) as failure:
+        console.print(report(demo.run()))
+    except DemoFailed as failure:
         console.print(f"[red]the demo failed: {failure}[/red]")
-        return 1
-    except KeyboardInterrupt:
-        console.print("interrupted; everything was taken away again")
-        return 130
-    left = before.difference(snapshot(), instance=demo.instance, strict=False)
-    console.print(report(containers))
+        status = 1
+    except Interrupted:
+        console.print("interrupted")
+        status = 130
+    left = before.difference(snapshot(), instance=demo.instance, alone=arguments.alone)
     if left:
         console.print("[red]left behind, or changed by others meanwhile:[/red]")
         for line in left:
             console.print(f"  {line}")
-        return 1
+        return status or 1
     console.print(f"Nothing is left of it but the image in {store}; make clean deletes it.")
-    return 0
+    return status
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     sys.exit(main())

@@ -26,10 +26,10 @@ SYSCTLS = (
     "user/max_user_namespaces",
     "fs/pipe-max-size",
 )
-# Kinds that always have a name of ours, or that nobody else is likely to change within seconds.
-OURS = ("loops", "sysctls", "run_files", "state")
-# Kinds that change by themselves on any machine that does something.
-OTHERS = ("processes", "namespaces", "unix_sockets", "tcp_listeners")
+# What does not always bear a name of ours, and that nobody else is likely to change within seconds.
+NAMELESS = ("loops", "sysctls")
+# The control groups of the whole machine are seen from every namespace, those of other instances among them.
+SHARED = ("cgroups",)
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
 
 
@@ -49,11 +49,11 @@ class Snapshot:
     run_files: frozenset[str]
     state: frozenset[str]
 
-    def difference(self, later: Snapshot, *, instance: str, strict: bool) -> list[str]:
+    def difference(self, later: Snapshot, *, instance: str, alone: bool) -> list[str]:
         """What `later` has more or less, a line each: `+mounts: ...`, `-links: ...`.
 
-        Other programs of the machine come and go meanwhile, so of `OTHERS` only what bears the instance's name counts;
-        without `strict` (a user's own machine) that holds for everything but `OURS`.
+        Other programs of the machine come and go meanwhile, so beside `NAMELESS` only what bears the instance's marks
+        counts. `alone`: this is a world of its own (tests/e2e/alone.sh), where everything counts but what is `SHARED`.
         """
         lines = []
         for field in fields(self):
@@ -62,19 +62,29 @@ class Snapshot:
             changed = [("+", name) for name in sorted(after - before)] + [
                 ("-", name) for name in sorted(before - after)
             ]
-            all_count = field.name in OURS or (strict and field.name not in OTHERS)
-            lines += [f"{sign}{field.name}: {name}" for sign, name in changed if all_count or instance in name]
+            all_count = field.name in NAMELESS or (alone and field.name not in SHARED)
+            marks = _marks(instance)
+            lines += [
+                f"{sign}{field.name}: {name}"
+                for sign, name in changed
+                if all_count or any(mark in name for mark in marks)
+            ]
         return lines
 
     def of(self, instance: str) -> list[str]:
         """What of it is an instance's, a line each; what only its neighbours on this machine have is not."""
-        marks = (instance, f"z{tag_of(instance)}-")
+        marks = _marks(instance)
         return [
             f"{field.name}: {name}"
             for field in fields(self)
             for name in sorted(getattr(self, field.name))
             if any(mark in name for mark in marks)
         ]
+
+
+def _marks(instance: str) -> tuple[str, ...]:
+    """What the names of an instance's things contain."""
+    return instance, f"z{tag_of(instance)}-"
 
 
 def snapshot(*, exclude_pids: frozenset[int] = frozenset()) -> Snapshot:

@@ -19,11 +19,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from flist.manifest import SignedManifest, encode_manifest
+from flist.sign import sign_manifest
 from tests.e2e.machine import snapshot
 from tests.hold_tool import HoldTool
 from tests.integration.spawn_kit import make_tree
+from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance
 from zos_core.base.verbs import main as verbs_main
 
@@ -309,6 +313,17 @@ class Node:
         """What of it is neither a process of the tree nor what belongs to those: nothing, when it has no containers."""
         return [line for line in self.footprint() if not re.match(OF_THE_TREE, line)]
 
+    def wait_footprint(self, wanted: list[str]) -> None:
+        """Return when it has this and nothing more; what ends by itself may take a moment."""
+        pause = threading.Event()
+        for _ in range(200):
+            have = self.footprint()
+            if have == wanted:
+                return
+            pause.wait(0.05)
+        more, less = sorted(set(have) - set(wanted)), sorted(set(wanted) - set(have))
+        raise AssertionError(f"left behind: {more}; missing: {less}")
+
     def hold(self) -> HoldTool:
         """A connection to its hold."""
         return HoldTool(Instance(self.instance).run_dir / "hold.sock")
@@ -347,6 +362,15 @@ def image_store(directory: Path, *, architecture: str | None = None) -> Iterator
     assert done.status == 0, done.err
     yield store
     shutil.rmtree(tree)
+
+
+def make_variant(image: SignedManifest, directory: Path) -> Path:
+    """Write a .flist file of the image in another revision."""
+    revision = 2 + secrets.randbelow(1 << 60)
+    changed = SignedManifest(encode_manifest(msgspec.structs.replace(image.manifest, revision=revision)))
+    file = directory / f"{revision}.flist"
+    file.write_bytes(sign_manifest(changed, Keyring.of().own_key()).encode())
+    return file
 
 
 def lines_of(process: subprocess.Popen[str]) -> list[str]:

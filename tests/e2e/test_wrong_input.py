@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import os
 import secrets
+import shutil
 import socket
+import subprocess
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import aiohttp
@@ -14,13 +22,11 @@ from nacl.signing import SigningKey
 
 from flist.manifest import SignedManifest, encode_manifest
 from flist.sign import sign_manifest
-from tests.e2e.node_tool import Done, Node, problem, zos_here
+from tests.e2e.node_tool import TIMEOUT_S, ZOS, Done, Hub, Node, Reading, large_sums, make_variant, problem, zos_here
 from zos_core.base.keyring import Key, Keyring
 from zos_core.base.paths import Instance, account
 
 pytestmark = pytest.mark.root
-
-NOBODY = 65534
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +39,7 @@ def baseline(node: Node) -> list[str]:
 def unchanged(node: Node, baseline: list[str]) -> Iterator[Node]:
     """The module's node, which has nothing more when the test is over."""
     yield node
-    with node.hold() as hold:
-        hold.until(lambda: node.footprint() == baseline)
+    node.wait_footprint(baseline)
 
 
 @pytest.fixture(scope="module")
@@ -312,3 +317,219 @@ def test_an_unsigned_image_runs_when_that_is_said_aloud(
     file.write_bytes(SignedManifest(image.manifest_bytes).encode())
     arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store), "--unsigned", "--rm", str(file)]
     assert zos_here(capfd, "run", *arguments, "--", "true").status == 0
+
+
+# --- hubs that fail --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def fresh(store: Path) -> Iterator[Node]:
+    """A node that has nothing of the image yet."""
+    made = Node(store=store, config=store)
+    made.up()
+    yield made
+    made.down()
+
+
+@pytest.fixture
+def variant(image: SignedManifest, tmp_path: Path) -> Path:
+    """The same image under another digest, so that no node has anything of it yet."""
+    return make_variant(image, tmp_path)
+
+
+def test_a_hub_that_is_down(unchanged: Node, capfd: pytest.CaptureFixture[str], hub: Hub, variant: Path) -> None:
+    hub.close()
+    for name in ("small", str(variant)):
+        done = zos_here(
+            capfd, "run", "--json", "--instance", unchanged.instance, "--store", hub.url, name, "--", "true"
+        )
+        refused(done, "store.unavailable")
+        assert problem(done)["retryable"] is True
+
+
+def test_a_hub_that_has_lost_the_image(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], hub: Hub, variant: Path, tmp_path: Path
+) -> None:
+    hub.store = tmp_path
+    arguments = ["--instance", unchanged.instance, "--store", hub.url]
+    refused(zos_here(capfd, "run", "--json", *arguments, "small", "--", "true"), "flist.name-unknown")
+    refused(zos_here(capfd, "run", "--json", *arguments, str(variant), "--", "true"), "flist.mount-failed")
+
+
+@pytest.mark.parametrize("kind", ["name", "manifest", "meta", "index"])
+def test_a_hub_with_wrong_bytes(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], hub: Hub, variant: Path, kind: str
+) -> None:
+    hub.behave = lambda path, data: flipped(data, len(data) // 2) if path.startswith(f"/{kind}/") else data
+    image = "small" if kind in ("name", "manifest") else str(variant)
+    arguments = ["--instance", unchanged.instance, "--store", hub.url, image]
+    done = zos_here(capfd, "run", "--json", *arguments, "--", "true")
+    assert done.status == 125
+    assert problem(done)["code"].startswith("flist."), done.out
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: flipped(data, 0), lambda data: bytes(len(data))], ids=["flipped bit", "zeros"]
+)
+def test_a_unit_with_wrong_bytes_is_eio_and_says_why(
+    unchanged: Node, hub: Hub, variant: Path, damage: Callable[[bytes], bytes]
+) -> None:
+    node = unchanged
+    assert node.run("-d", "--name", "reader", str(variant), store=hub.url, command=["sleep", "1000"]).status == 0
+    hub.behave = lambda path, data: damage(data) if path.startswith("/pack/") else data
+    done = node.zos("exec", "reader", "--", "cat", "/data/03")
+    assert done.status == 1
+    assert "Input/output error" in done.err
+    with node.hold() as hold:
+        hold.until(lambda: node.inspect("reader")["events"])
+    state = node.inspect("reader")
+    assert state["events"][0].startswith("fetch.corrupt")
+    assert state["image"]["read_errors"] >= 1
+    hub.behave = lambda path, data: data
+    healed = node.zos("exec", "reader", "--", "sh", "-c", "sha256sum /data/03")
+    assert healed.out.splitlines() == [large_sums()[3]], healed.err  # what was wrong is fetched again
+    assert node.zos("rm", "-f", "reader").status == 0
+
+
+def test_an_answer_that_is_cut_off_is_asked_for_again(unchanged: Node, hub: Hub, variant: Path) -> None:
+    """A connection that breaks is no wrong byte: the reader waits, and has its data when the hub is well again."""
+    node = unchanged
+    assert node.run("-d", "--name", "reader", str(variant), store=hub.url, command=["sleep", "1000"]).status == 0
+    again = threading.Event()
+    broken: list[str] = []
+
+    def cut(path: str, data: bytes) -> bytes:
+        if not path.startswith("/pack/"):
+            return data
+        broken.append(path)
+        if len(broken) > 2:
+            again.set()
+        return data[: len(data) // 2]
+
+    hub.behave = cut
+    reading = Reading(node.begin("exec", "reader", "--", "sh", "-c", "sha256sum /data/03"))
+    assert again.wait(TIMEOUT_S)
+    hub.behave = lambda path, data: data
+    assert reading.end() == 0, reading.err
+    assert reading.lines == [large_sums()[3]]
+    assert node.inspect("reader")["events"] == []
+    assert node.zos("rm", "-f", "reader").status == 0
+
+
+def test_a_pack_that_is_cut_in_the_store(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], store: Path, variant: Path, tmp_path: Path
+) -> None:
+    damaged = tmp_path / "store"
+    shutil.copytree(store, damaged)
+    for pack in (path for path in (damaged / "pack").rglob("*") if path.is_file()):
+        os.truncate(pack, pack.stat().st_size // 4)
+    arguments = ["--instance", unchanged.instance, "--store", str(damaged), str(variant)]
+    done = zos_here(capfd, "run", "--json", "--provider", "extract", *arguments, "--", "true")
+    assert (done.status, problem(done)["code"]) == (125, "flist.unit-invalid"), done.out
+    done = zos_here(capfd, "run", "--rm", *arguments, "--", "sh", "-c", "cat /data/* > /tmp/out")
+    assert done.status == 1
+    assert "Input/output error" in done.err
+
+
+def test_hubs_that_hang(fresh: Node, store: Path, image: SignedManifest, tmp_path: Path) -> None:
+    """Silent at any point, a hub costs a bounded time."""
+    with ExitStack() as stack:
+        running = []
+        for kind in ("name", "manifest", "meta", "index"):
+            hub = Hub(store)
+            stack.callback(hub.close)
+            hub.gated = lambda path, kind=kind: path.startswith(f"/{kind}/")  # type: ignore[misc]
+            hub.gate.clear()
+            name = "small" if kind in ("name", "manifest") else str(make_variant(image, tmp_path))
+            running.append(Reading(fresh.start("--json", name, store=hub.url, command=["true"])))
+        for each in running:
+            assert each.end() == 125
+            said = json.loads(each.lines[-1])["error"]
+            assert (said["code"], said["retryable"], said["hint"]) == (
+                "store.unavailable",
+                True,
+                "is the hub reachable?",
+            )
+    assert fresh.names() == []
+
+
+# --- the node itself -------------------------------------------------------------------------------------------------
+
+AS_NOBODY = """
+import os, sys
+sys.path[:] = [os.path.abspath(part) for part in sys.path]
+import aiohttp, uvloop, rich.console, zos_core.commands, zos_core.attach, flist.commands, flist.hostmount
+import zos_core.base.verbs as verbs
+entries = verbs.installed_entries()
+for entry in entries:
+    entry.load()
+os.environ.update(PATH="/nowhere", HOME="/nowhere")
+os.chdir("/")
+os.setgroups([])
+os.setgid(65534)
+os.setuid(65534)
+sys.exit(verbs.run(sys.argv[1:], entries))
+"""
+
+
+def as_nobody(*arguments: str) -> Done:
+    """The command as a user without rights and without sudo; the interpreter may lie where that user cannot go."""
+    done = subprocess.run([sys.executable, "-c", AS_NOBODY, *arguments], capture_output=True, text=True, timeout=60)
+    return Done(done.returncode, done.stdout, done.stderr)
+
+
+@pytest.mark.parametrize(
+    ("verb", "code", "status"),
+    [
+        (["up"], "base.need-root", 29),
+        (["down"], "base.need-root", 29),
+        (["flist", "mount", "small", "/"], "base.need-root", 29),
+        (["flist", "unmount", "/"], "base.need-root", 29),
+        (["ps"], "http.forbidden", 16),
+        (["run", "root/small", "--", "true"], "http.forbidden", 125),
+        (["rm", "-f", "x"], "http.forbidden", 16),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else str(value),
+)
+def test_without_root_and_without_sudo(unchanged: Node, verb: list[str], code: str, status: int) -> None:
+    instance = [] if verb[0] == "flist" else ["--instance", unchanged.instance]
+    at = verb.index("--") if "--" in verb else len(verb)
+    refused(as_nobody(*verb[:at], "--json", *instance, *verb[at:]), code, status=status)
+
+
+def test_without_a_node(capfd: pytest.CaptureFixture[str]) -> None:
+    """Soon, and with a word of what to do."""
+    begun_s = time.monotonic()
+    for verb in (["ps"], ["inspect", "x"], ["logs", "x"], ["logs", "-f", "x"], ["stop", "x"], ["rm", "x"]):
+        done = zos_here(capfd, *verb, "--json", "--instance", "t-nobody-home")
+        refused(done, "http.unreachable", status=16)
+        assert "zos up" in problem(done)["hint"]
+    for verb in (["run", "small"], ["exec", "x"]):
+        refused(zos_here(capfd, *verb, "--json", "--instance", "t-nobody-home", "--", "true"), "http.unreachable")
+    assert time.monotonic() - begun_s < 10
+    assert not Path("/run/zos/t-nobody-home").exists()
+
+
+def test_names_that_no_instance_can_have(capfd: pytest.CaptureFixture[str]) -> None:
+    for name in ("", "..", "a/b", "UPPER", "n" * 16, "a\n", "-x"):
+        done = zos_here(capfd, "up", "--json", f"--instance={name}")
+        refused(done, "instance.invalid-name", status=18)
+
+
+def test_state_on_tmpfs() -> None:
+    """In a mount namespace of its own, where the state directory lies on tmpfs."""
+    node = Node(store=Path("/nowhere"), config=Path("/nowhere"))
+    state = Instance(node.instance).state_dir
+    state.mkdir(parents=True)
+    try:
+        script = f"mount -t tmpfs none {state} && exec {ZOS} up --json --instance {node.instance}"
+        done = subprocess.run(
+            ["unshare", "--mount", "--propagation", "private", "sh", "-c", script],
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        refused(Done(done.returncode, done.stdout, done.stderr), "node.state-on-tmpfs", status=60)
+    finally:
+        state.rmdir()
+    assert node.footprint() == []

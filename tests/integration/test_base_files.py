@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from nacl.signing import SigningKey
 
 from zos_core.base.atomic_file import make_directories, read_limited, replacing, write_atomic
 from zos_core.base.errors import DocumentInvalid, FileTooLarge, KeyInvalid
@@ -126,14 +127,21 @@ def test_two_first_uses_at_once_make_one_key(tmp_path: Path) -> None:
 
 def test_publishers_and_keys_are_checked(tmp_path: Path) -> None:
     keyring = Keyring(tmp_path)
+    keys = [bytes(SigningKey(bytes([number]) * 32).verify_key) for number in range(17)]
     for name in ("", "../x", "A", "a\n", "x" * 65):
         with pytest.raises(KeyInvalid):
-            keyring.trust(name, bytes(32))
-    for number in range(16):
-        keyring.trust("jane", bytes([number]) * 32)
-    keyring.trust("jane", bytes(32))
+            keyring.trust(name, keys[0])
+    for key in keys[:16]:
+        keyring.trust("jane", key)
+    keyring.trust("jane", keys[0])
     with pytest.raises(KeyInvalid, match="16 keys"):
-        keyring.trust("jane", b"x" * 32)
+        keyring.trust("jane", keys[16])
+    # No point, another form of a point, a point under which anybody signs, and no key at all (SIG-5).
+    for wrong, why in ((2, "no point"), (2**255 - 16, "canonical"), (0, "small order"), (1, "small order")):
+        with pytest.raises(KeyInvalid, match=why):
+            keyring.trust("jane", wrong.to_bytes(32, "little"))
+    with pytest.raises(KeyInvalid, match="31 bytes"):
+        keyring.trust("jane", bytes(31))
     assert parse_key_id(key_id(bytes(range(32)))) == bytes(range(32))
     for text in (
         "",

@@ -196,6 +196,15 @@ def test_the_file_system(tree: Tree) -> None:
     assert [path for path in mounts if path != "/" and not path.startswith(inside)] == []
 
 
+def test_a_volatile_root(tree: Tree) -> None:
+    code, out, _ = tree.run("grep ' / ' /proc/mounts; echo written > /etc/new && sync && cat /etc/new", volatile=True)
+    assert code == 0
+    assert {"volatile", "fsync=volatile"} & set(out.splitlines()[0].split()[3].split(","))
+    assert out.splitlines()[1] == "written"
+    code, out, _ = tree.run("grep ' / ' /proc/mounts")
+    assert "volatile" not in out
+
+
 def test_devices(tree: Tree) -> None:
     code, out, _ = tree.run("cd /dev; ls; stat -c '%F %t %T %a' null zero full random urandom tty; ls pts shm mqueue")
     lines = out.splitlines()

@@ -15,7 +15,7 @@ SOURCES = sorted(
     if "target" not in path.relative_to(ROOT).parts
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-RULE = re.compile(r"\b(?:FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG)(?:-[A-Z]+)*-\d+\b")
+RULE = re.compile(r"\b(?:MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG)(?:-[A-Z]+)*-\d+\b")
 
 
 def test_lint_docs_links_lead_somewhere() -> None:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Annotated
 
 import msgspec
-from nacl.exceptions import BadSignatureError
-from nacl.signing import SigningKey, VerifyKey
+from nacl.signing import SigningKey
 
+from native import sign
 from zos_core.base.atomic_file import Owner, make_directories, read_limited, write_atomic
 from zos_core.base.document import Document, decode_json, encode_json
 from zos_core.base.errors import KeyInvalid
@@ -88,12 +88,12 @@ class Key:
 
 
 def is_signature(public: bytes, context: bytes, message: bytes, signature: bytes) -> bool:
-    """Whether `signature` is that of `public` over `context | message`. Malformed input is no signature."""
+    """Whether `signature` is that of `public` over `context | message` (SIG-2). Malformed input is no signature."""
     if len(public) != KEY_BYTES or len(signature) != SIGNATURE_BYTES:
         return False
     try:
-        VerifyKey(public).verify(_contextual(context, message), signature)
-    except (BadSignatureError, ValueError):
+        sign.verify(public, _contextual(context, message), signature)
+    except sign.SignatureWrong:
         return False
     return True
 
@@ -169,8 +169,12 @@ class Keyring:
         """Add a key to a publisher.
 
         Raises:
-            KeyInvalid: no publisher's name, or too many keys.
+            KeyInvalid: no publisher's name, too many keys, or a key that nobody may register (SIG-5).
         """
+        try:
+            sign.check_key(public)
+        except (sign.KeyRefused, sign.InputInvalid) as error:
+            raise KeyInvalid(f"{key_id(public)[:80]} cannot be trusted: {error.message}") from error
         if not re.match(PUBLISHER_PATTERN, publisher):
             raise KeyInvalid(f"{publisher!r} cannot name a publisher", hint="1 to 64 of a-z, 0-9, '.', '_' and '-'")
         with self._locked():

@@ -240,6 +240,7 @@ class Launch(Document, frozen=True, kw_only=True):
     readonly: list[bytes]
     init: bool
     shm_bytes: int
+    volatile: bool = False
 
 
 class Exec(Document, frozen=True, kw_only=True):

@@ -237,31 +237,37 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
 
     import uvloop
 
-    terminated = False
+    from zos_core.base.signals import signals_to
+
+    heard: signal.Signals | None = None
 
     async def guarded() -> T:
         task = asyncio.current_task()
         assert task is not None
 
-        def terminate() -> None:
-            nonlocal terminated
-            terminated = True
-            task.cancel()
+        def end(number: signal.Signals) -> None:
+            nonlocal heard
+            heard = heard or number
+            if not task.cancelling():  # once: what is cleaned up now is not disturbed
+                task.cancel()
 
-        loop = asyncio.get_running_loop()
-        loop.add_signal_handler(signal.SIGTERM, terminate)
-        try:
+        with signals_to(end):
             return await main
-        finally:
-            loop.remove_signal_handler(signal.SIGTERM)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            return runner.run(guarded())
+            try:
+                return runner.run(guarded())
+            finally:  # the work is done: closing the loop is not to be broken off in its middle
+                signal.signal(signal.SIGINT, signal.SIG_IGN)
     except asyncio.CancelledError as error:
-        if terminated:
+        if heard == signal.SIGTERM:
             raise Terminated from error
+        if heard == signal.SIGINT:
+            raise KeyboardInterrupt from error
         raise
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Terminated(BaseException):

@@ -86,6 +86,7 @@ def plan_launch(
         readonly=READONLY,
         init=True,
         shm_bytes=SHM_BYTES,
+        volatile=request.remove_on_exit,
     )
 
 

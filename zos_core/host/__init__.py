@@ -4,7 +4,7 @@ tree = await CgroupTree.open(instance, processes=(hold_pid,))  # finds or makes 
 tree.path, tree.layout, tree.controllers: frozenset[str], tree.reasons: Mapping[str, str]
 group = await tree.create(name, Limits(memory_bytes=..., cpu_milli=..., pids=...))  # idempotent: adopts
 group.name, group.path (absolute, for spawn), group.limits: tuple[LimitState, ...]
-await group.kill(); await group.wait_empty(); await group.remove(); await group.statistics()
+await group.end(); await group.statistics()
 tree.group(name)                              # the same without making it, for kill, wait_empty, remove
 removed = await tree.reconcile(wanted_names)  # kills and removes every other group of this instance
 tree = await CgroupTree.find(instance); await tree.remove()  # after hold is gone: nothing is left

@@ -74,6 +74,13 @@ class CgroupGroup:
         """
         await asyncio.to_thread(_remove, self.path)
 
+    async def end(self) -> None:
+        """Kill what lives in the group, wait until it has ended, and remove the group; absent is not an error."""
+        if await asyncio.to_thread(_kill_and_remove, self.path):
+            return
+        await self.wait_empty()
+        await self.remove()
+
     async def statistics(self) -> CgroupStatistics:
         """Read what the group uses.
 
@@ -222,17 +229,15 @@ class CgroupTree:
 
 
 async def _end(group: CgroupGroup) -> None:
-    await group.kill()
     try:
         async with asyncio.timeout(KILL_TIMEOUT_S):
-            await group.wait_empty()
+            await group.end()
     except TimeoutError as error:
         raise CgroupBusy(
             f"processes of {group.name!r} did not end in {KILL_TIMEOUT_S:.0f} s",
             hint="the kernel holds them: does a disk or an image's source not answer?",
             path=str(group.path),
         ) from error
-    await group.remove()
 
 
 def _mount() -> CgroupMount:
@@ -462,6 +467,16 @@ def _kill(path: Path) -> None:
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV) or path.is_dir():
                 raise
+
+
+def _kill_and_remove(path: Path) -> bool:
+    """Both at once, where nothing lives in the group any more: whether that was so."""
+    _kill(path)
+    try:
+        _remove(path)
+    except CgroupBusy:
+        return False
+    return True
 
 
 def _remove(path: Path) -> None:

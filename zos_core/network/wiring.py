@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Network
-from typing import Final
+from typing import Final, ParamSpec, TypeVar
 
 from zos_core.base.paths import Instance
+from zos_core.base.threads import in_thread
 from zos_core.network import messages
 from zos_core.network.errors import NetlinkRefused, NetlinkTimeout
 from zos_core.network.messages import Link, Request
@@ -35,6 +36,9 @@ from zos_core.network.plan import (
 from zos_core.network.rtnl import REQUESTS_MAX, RouteSocket
 
 __all__ = ["Network", "Reconciled"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 _ABSENT: Final = frozenset({errno.ENODEV})
 ATTACH_TRIES_MAX: Final = 8
@@ -61,16 +65,16 @@ class Network:
     @asynccontextmanager
     async def open(cls, instance: Instance) -> AsyncIterator[Network]:
         """Open the network of our own namespace for an instance."""
-        async with RouteSocket.opened() as host:
+        with RouteSocket.opened() as host:
             yield cls(instance, host)
 
     async def plan(self, container: str) -> AttachPlan:
         """Say what `attach` would make; nothing is changed."""
-        return plan_attach(self._instance, container, await self._state())
+        return plan_attach(self._instance, container, await self._in_turn(self._state))
 
     async def plan_reconcile(self, wanted: Collection[str]) -> ReconcilePlan:
         """Say what `reconcile` would keep and remove; nothing is changed."""
-        return plan_reconcile(self._instance, wanted, await self._state())
+        return plan_reconcile(self._instance, wanted, await self._in_turn(self._state))
 
     async def attach(self, container: str, netns_fd: int, rtnl_fd: int) -> Attachment:
         """Wire a container's namespace to the host. The same call adopts what is whole, and replaces what is not.
@@ -84,69 +88,82 @@ class Network:
             NetlinkRefused: a step was refused; whatever was made before it is removed again.
             PoolExhausted: no addresses are left.
         """
-        async with self._turn, RouteSocket.over(rtnl_fd) as inside:
+        return await self._in_turn(self._attach, container, netns_fd, rtnl_fd)
+
+    async def detach(self, container: str) -> None:
+        """Remove the wiring of a container. That there is none is not an error."""
+        await self._in_turn(self._detach, alias_of(self._instance, container))
+
+    async def reconcile(self, wanted: Collection[str]) -> Reconciled:
+        """Keep the wiring of wanted containers, remove all else that the instance made, half-made links included."""
+        return await self._in_turn(self._reconcile, wanted)
+
+    async def attachments(self) -> dict[str, Attachment]:
+        """The wired containers, by name."""
+        return attachments(self._instance, await self._in_turn(self._state))
+
+    # --- in a thread, one at a time ------------------------------------------------------------------------------
+
+    async def _in_turn(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Do blocking work in a thread; when cancelled, it is first let come to its end."""
+        async with self._turn:
+            return await in_thread(work, *args, **kwargs)
+
+    def _attach(self, container: str, netns_fd: int, rtnl_fd: int) -> Attachment:
+        with RouteSocket.over(rtnl_fd) as inside:
             for _ in range(ATTACH_TRIES_MAX):
-                plan = plan_attach(self._instance, container, await self._state())
-                adopted = await self._adopt(plan, inside)
+                plan = plan_attach(self._instance, container, self._state())
+                adopted = self._adopt(plan, inside)
                 if adopted is not None:
                     return adopted
                 if plan.attached is not None:
                     continue  # it led into a namespace that is no longer this container's, and is gone: plan again
                 try:
                     try:
-                        await self._host.apply([messages.create_veth(plan.link, INSIDE_LINK, netns_fd)])
+                        self._host.apply([messages.create_veth(plan.link, INSIDE_LINK, netns_fd)])
                     except NetlinkRefused as refused:
                         if refused.context["errno"] != errno.EEXIST:
                             raise
                         continue  # the name was taken since, here or inside
-                    made = await self._finish(plan, inside)
+                    made = self._finish(plan, inside)
                     if made is not None:
                         return made
-                    await self._delete_named(plan.link)  # another instance was faster with this pair: plan again
+                    self._delete_named(plan.link)  # another instance was faster with this pair: plan again
                 except BaseException:
-                    # Also when cancelled. What cannot be removed now is unmarked, and goes at the next reconcile.
-                    await asyncio.shield(self._delete_named(plan.link))
+                    # What cannot be removed now is unmarked, and goes at the next reconcile.
+                    self._delete_named(plan.link)
                     raise
         raise NetlinkTimeout(f"cannot wire {container!r}: its links changed {ATTACH_TRIES_MAX} times meanwhile")
 
-    async def detach(self, container: str) -> None:
-        """Remove the wiring of a container. That there is none is not an error."""
-        async with self._turn:
-            alias = alias_of(self._instance, container)
-            links = await self._host.dump(messages.dump_links(), messages.read_link)
-            await self._delete([link for link in links if is_ours(self._instance, link) and link.alias == alias])
+    def _detach(self, alias: str) -> None:
+        links = self._host.dump(messages.dump_links(), messages.read_link)
+        self._delete([link for link in links if is_ours(self._instance, link) and link.alias == alias])
 
-    async def reconcile(self, wanted: Collection[str]) -> Reconciled:
-        """Keep the wiring of wanted containers, remove all else that the instance made, half-made links included."""
-        async with self._turn:
-            plan = plan_reconcile(self._instance, wanted, await self._state())
-            await self._delete(plan.remove)
-            return Reconciled(kept=plan.keep, removed=tuple(link.name for link in plan.remove))
+    def _reconcile(self, wanted: Collection[str]) -> Reconciled:
+        plan = plan_reconcile(self._instance, wanted, self._state())
+        self._delete(plan.remove)
+        return Reconciled(kept=plan.keep, removed=tuple(link.name for link in plan.remove))
 
-    async def attachments(self) -> dict[str, Attachment]:
-        """The wired containers, by name."""
-        return attachments(self._instance, await self._state())
-
-    async def _state(self) -> NetworkState:
+    def _state(self) -> NetworkState:
         return NetworkState(
-            links=await self._host.dump(messages.dump_links(), messages.read_link),
-            addresses=await self._host.dump(messages.dump_addresses(), messages.read_address),
-            routes=await self._host.dump(messages.dump_routes(), messages.read_route),
+            links=self._host.dump(messages.dump_links(), messages.read_link),
+            addresses=self._host.dump(messages.dump_addresses(), messages.read_address),
+            routes=self._host.dump(messages.dump_routes(), messages.read_route),
         )
 
-    async def _adopt(self, plan: AttachPlan, inside: RouteSocket) -> Attachment | None:
+    def _adopt(self, plan: AttachPlan, inside: RouteSocket) -> Attachment | None:
         """Whether the namespace has our link already; what of ours stands in the way of a new one is removed."""
-        links = await inside.dump(messages.dump_links(), messages.read_link)
+        links = inside.dump(messages.dump_links(), messages.read_link)
         present = next((link for link in links if link.name == INSIDE_LINK), None)
         have = plan.attached
         if have is not None:
             if present is not None and present.peer_index == have.index:
                 return have
-            await self._delete_named(have.link)
+            self._delete_named(have.link)
             return None
         if present is not None:
             # Made by an attach that did not get to its end. The host's end is of our name, or it is not ours to delete.
-            links = await self._host.dump(messages.dump_links(), messages.read_link)
+            links = self._host.dump(messages.dump_links(), messages.read_link)
             half = [link for link in links if link.index == present.peer_index and is_ours(self._instance, link)]
             if not half:
                 raise NetlinkRefused(
@@ -155,15 +172,15 @@ class Network:
                     errno=errno.EEXIST,
                     errno_name="EEXIST",
                 )
-            await self._delete(half)
+            self._delete(half)
         return None
 
-    async def _finish(self, plan: AttachPlan, inside: RouteSocket) -> Attachment | None:
+    def _finish(self, plan: AttachPlan, inside: RouteSocket) -> Attachment | None:
         """Give the pair its addresses and its mark; None when somebody else has taken the addresses meanwhile."""
-        index = await _index_of(self._host, plan.link)
+        index = _index_of(self._host, plan.link)
         pair = IPv4Network((plan.host_address, PREFIX_LENGTH))
         try:
-            await self._host.apply(
+            self._host.apply(
                 [
                     messages.keep_to_itself(plan.link),
                     messages.no_ipv6_addresses(plan.link),
@@ -176,8 +193,8 @@ class Network:
             if refused.context["errno"] != errno.EEXIST:
                 raise
             return None
-        own = await _index_of(inside, INSIDE_LINK)
-        await inside.apply(
+        own = _index_of(inside, INSIDE_LINK)
+        inside.apply(
             [
                 messages.no_ipv6_addresses(INSIDE_LINK),
                 messages.add_address(INSIDE_LINK, own, plan.address, PREFIX_LENGTH),
@@ -185,7 +202,7 @@ class Network:
                 messages.add_default_route(INSIDE_LINK, own, plan.host_address),
             ]
         )
-        await self._host.apply([messages.set_alias(plan.link, plan.alias)])
+        self._host.apply([messages.set_alias(plan.link, plan.alias)])
         return Attachment(
             container=plan.container,
             link=plan.link,
@@ -194,21 +211,21 @@ class Network:
             address=plan.address,
         )
 
-    async def _delete_named(self, name: str) -> None:
-        links = await self._host.dump(messages.dump_links(), messages.read_link)
-        await self._delete([link for link in links if link.name == name])
+    def _delete_named(self, name: str) -> None:
+        links = self._host.dump(messages.dump_links(), messages.read_link)
+        self._delete([link for link in links if link.name == name])
 
-    async def _delete(self, links: Sequence[Link]) -> None:
+    def _delete(self, links: Sequence[Link]) -> None:
         """Delete links that were just seen; one that is gone meanwhile is as wanted."""
         requests: list[Request] = [
             messages.delete_link(link.name, link.index, absent_is_fine=_ABSENT) for link in links
         ]
         for at in range(0, len(requests), REQUESTS_MAX):
-            await self._host.apply(requests[at : at + REQUESTS_MAX])
+            self._host.apply(requests[at : at + REQUESTS_MAX])
 
 
-async def _index_of(sock: RouteSocket, name: str) -> int:
-    (answers,) = await sock.apply([messages.get_link(name)])
+def _index_of(sock: RouteSocket, name: str) -> int:
+    (answers,) = sock.apply([messages.get_link(name)])
     for message in answers:
         if (link := messages.read_link(message)) is not None:
             return link.index

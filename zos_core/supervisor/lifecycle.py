@@ -1,8 +1,8 @@
 """The life of the containers of one node: start, stop, exec, remove, and what survives the supervisor.
 
 State is in three places: documents on disk (`Registry`), descriptors and exits in hold, cgroups and links in the
-kernel. Every step writes the document first, every release is idempotent and goes by the name alone; so `reconcile`,
-which runs at each start, is all there is to recovery. Work on one container is ordered by its lock, containers run in
+kernel. The document precedes the launch, every release is idempotent and goes by the name alone; so `reconcile`, which
+runs at each start, is all there is to recovery. Work on one container is ordered by its lock, containers run in
 parallel.
 """
 
@@ -14,9 +14,10 @@ import logging
 import os
 import platform
 import signal
-from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Protocol, TypeVar
 from weakref import WeakValueDictionary
@@ -27,6 +28,7 @@ from flist.manifest import SignedManifest
 from flist.mount import READ_DEADLINE_MS, ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
 from zos_core.base.frame import PeerGone, RemoteError
+from zos_core.base.groups import plain_group
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
     Added,
@@ -63,6 +65,7 @@ from zos_core.containers.document import (
     LimitRecord,
     NetworkState,
     PortState,
+    Resources,
     RunRequest,
 )
 from zos_core.containers.errors import (
@@ -79,7 +82,7 @@ from zos_core.containers.errors import (
     StartCalledOff,
 )
 from zos_core.containers.launch import plan_exec, plan_launch
-from zos_core.host import CgroupTree, Limits
+from zos_core.host import CgroupGroup, CgroupTree, Limits
 from zos_core.network import Network, PublishedPort, limitations, parse_published
 from zos_core.supervisor.registry import Registry
 
@@ -95,6 +98,8 @@ REQUEST_TIMEOUT_S = 30.0
 # execve reads from the image, and each read waits for as long as blockd lets it (READ_DEADLINE_MS).
 LAUNCH_TIMEOUT_S = 2 * READ_DEADLINE_MS / 1000 + 30.0
 KILL_TIMEOUT_S = 10.0
+# How often what is being called off is told to end: it may only now have got the name by which it is told.
+HURRY_INTERVAL_S = 0.1
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
 ATTACH_GRACE_S = 60.0
@@ -176,6 +181,8 @@ class Lifecycle:
         self._idle_images: list[str] = []
         # By container: what is about to be mounted, or is and not yet in its document.
         self._images_to_come: dict[str, str] = {}
+        # By container that has ended: the generation of which this supervisor has released everything.
+        self._released: dict[str, int] = {}
         self._closing = False
         self._generation = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -313,11 +320,12 @@ class Lifecycle:
                     if again:
                         await self._discard(name)
                         self._states[name] = state
-                    await self._registry.save(state)
-                    return await self._start_steps(state, ports)
+                    running = await self._start_steps(state, ports)
                 except BaseException:
                     await asyncio.shield(self._discard(name))
                     raise
+            self._save_behind(name)
+            return running
         except ZosError as error:
             return error
         except ExceptionGroup as failures:
@@ -334,6 +342,11 @@ class Lifecycle:
         self._images_to_come.pop(name, None)
 
     async def _start_steps(self, state: ContainerState, ports: list[PublishedPort]) -> ContainerState:
+        """Make everything that the container needs, write down what it is, launch it.
+
+        One document precedes the launch. What a supervisor that dies before it leaves behind is nobody's, and
+        `reconcile` takes it away; after it, hold knows whether the launch came about.
+        """
         name, request = state.name, state.request
         image = await self._resolve(request.image)
         machine = platform.machine()
@@ -346,32 +359,24 @@ class Lifecycle:
         digest = image.digest.hex()
         in_use = digest in self._images_used()
         self._images_to_come[name] = digest
-        mounted = await self._images.ensure(
-            image, image_sources(request.image.store), forced=request.image.provider, in_use=in_use
-        )
-        state = await self._save(state, image=_image_state(mounted, image, request.image.store))
-
-        resources = request.resources
-        cgroup = await self._cgroups.create(
-            name,
-            Limits(memory_bytes=resources.memory_bytes, cpu_milli=resources.cpus_milli, pids=resources.pids),
-        )
+        async with plain_group() as group:
+            mounting = group.create_task(
+                self._images.ensure(
+                    image, image_sources(request.image.store), forced=request.image.provider, in_use=in_use
+                ),
+                name="image",
+            )
+            grouping = group.create_task(self._cgroups.create(name, _limits(request.resources)), name="cgroup")
+            connecting = group.create_task(self._connect(name, ports), name="network")
+            group.create_task(self._make_layers(name), name="layers")
+        mounted, cgroup, network = mounting.result(), grouping.result(), connecting.result()
         state = await self._save(
             state,
+            image=_image_state(mounted, image, request.image.store),
             cgroup=str(cgroup.path),
-            limits=[
-                LimitRecord(
-                    name=limit.name,
-                    requested=str(limit.requested),
-                    enforced=None if limit.enforced is None else str(limit.enforced),
-                    reason=limit.reason,
-                )
-                for limit in cgroup.limits
-                if limit.requested is not None
-            ],
+            limits=_limit_records(cgroup),
+            network=network,
         )
-
-        state = await self._save(state, network=await self._connect(name, ports))
         launch = plan_launch(
             request,
             generation=state.generation,
@@ -381,15 +386,14 @@ class Lifecycle:
             netns=name,
             cgroup=str(cgroup.path),
         )
-        await self._make_layers(name)
         pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name, image=image)
         await self._attach_log(name)
-        return await self._save(state, status="running", pid=pid, started_ns=self._clock_ns())
+        return self._change(state, status="running", pid=pid, started_ns=self._clock_ns())
 
     async def _connect(self, name: str, ports: list[PublishedPort]) -> NetworkState:
         """Give the container its namespace, its link and its published ports."""
-        _, descriptors = await self._programs.spawn.request(
-            "netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
+        _, descriptors = await self._to_its_end(
+            self._programs.spawn.request("netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         )
         with _closing(descriptors):
             attachment = await self._network.attach(name, descriptors[0], descriptors[1])
@@ -437,7 +441,9 @@ class Lifecycle:
     ) -> int:
         """Ask spawn for a process and turn its refusal into the error a user knows."""
         try:
-            return await self._to_its_end(self._launch_once(operation, body, image))
+            # A program that is being loaded waits for its image: killed, it does so no longer.
+            kill = partial(self._kill, body.name, signal.SIGKILL)
+            return await self._to_its_end(self._launch_once(operation, body, image), hurry=kill)
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
                 raise CommandNotFound(
@@ -553,9 +559,9 @@ class Lifecycle:
                 raise
             await self._attach_log(process)
             started = msgspec.structs.replace(started, pid=pid)
-            await self._save_exec(name, started)
-            await self._prune_execs(name)
-            return started
+            self._change_exec(name, started)
+        self._save_behind(name)
+        return started
 
     # --- ending --------------------------------------------------------------------------------------------------
 
@@ -659,11 +665,9 @@ class Lifecycle:
             await forward.request(
                 "remove", Named(name=rule.removeprefix("rule/port/")), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
             )
-        group = self._cgroups.group(name)
-        await group.kill()
-        await group.wait_empty()
-        await group.remove()
-        await self._network.detach(name)
+        async with plain_group() as group:
+            group.create_task(self._cgroups.group(name).end(), name="cgroup")
+            group.create_task(self._network.detach(name), name="network")
         await hold.request(
             "drop",
             Names(names=[f"netns/{name}", f"rtnl/{name}", f"pidfd/{name}"]),
@@ -673,8 +677,9 @@ class Lifecycle:
 
     async def _discard(self, name: str) -> None:
         """Release a container and remove everything that was kept of it."""
-        await self._release(name)
         state = self._states.get(name)
+        if self._released.pop(name, None) != (state.generation if state is not None else 0):
+            await self._release(name)
         for known in state.execs if state is not None else []:
             await self._remove_log(f"{name}/exec-{known.id}")
         await self._remove_log(name)
@@ -739,12 +744,13 @@ class Lifecycle:
         await self._notify()
 
     async def _container_ended(self, state: ContainerState, record: ExitRecord) -> None:
-        """Keep the status first, then release; a kill in between is made good by `reconcile`."""
+        """Tell it, keep it, release; a kill in between is made good by `reconcile`: hold keeps the exit until then."""
+        counted = state
         if state.image is not None:
-            state = self._with_counters(state, await self._images.status(state.image.digest))
-        await self._save(
+            counted = self._with_counters(state, await self._images.status(state.image.digest))
+        state = self._change(
             state,
-            durable=True,
+            image=counted.image,
             status="exited",
             finished_ns=record.time_ns or self._clock_ns(),
             pid=None,
@@ -753,7 +759,9 @@ class Lifecycle:
             exit_unknown=record.code is None and record.signal is None,
         )
         await self._notify()
+        await self._save(state, durable=True)
         await self._release(state.name)
+        self._released[state.name] = state.generation
         await self._trim_images()
         if state.request.remove_on_exit:
             self._background(self._remove_ended(state), f"remove {state.name}")
@@ -769,22 +777,25 @@ class Lifecycle:
         await self._notify()
 
     async def _exec_ended(self, name: str, number: int, record: ExitRecord) -> None:
+        """Tell it first; hold keeps the exit until the document has it."""
         for known in self._get(name).execs:
             if known.id == number:
-                await self._save_exec(
+                state = self._change_exec(
                     name,
                     msgspec.structs.replace(
                         known, running=False, pid=None, exit_code=record.code, exit_signal=record.signal
                     ),
                 )
+                await self._notify()
+                await self._save(state)
+        await self._prune_execs(name)
         await self._programs.hold.request(
             "drop", Names(names=[f"pidfd/{record.name}"]), reply=Dropped, timeout_s=REQUEST_TIMEOUT_S
         )
 
-    async def _save_exec(self, name: str, changed: ExecState) -> None:
+    def _change_exec(self, name: str, changed: ExecState) -> ContainerState:
         state = self._get(name)
-        execs = [changed if known.id == changed.id else known for known in state.execs]
-        await self._save(state, execs=execs)
+        return self._change(state, execs=[changed if known.id == changed.id else known for known in state.execs])
 
     async def _prune_execs(self, name: str) -> None:
         """Forget the oldest ended execs and their output."""
@@ -854,6 +865,8 @@ class Lifecycle:
         for name, state in self._states.items():
             if state.status == "exited":
                 await self._release(name)
+        for name in await self._strangers():
+            await self._discard(name)
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
         self._reconciled = True
@@ -863,6 +876,16 @@ class Lifecycle:
             if state.status == "exited" and state.request.remove_on_exit:
                 self._background(self._remove_ended(state), f"remove {state.name}")
         await self._trim_images()
+
+    async def _strangers(self) -> set[str]:
+        """Names of which something was made and no document: their start did not get so far."""
+        found = set(os.listdir(self._state_dir / "containers")) if (self._state_dir / "containers").is_dir() else set()
+        for prefix in ("netns/", "rule/port/"):
+            kept, _ = await self._programs.hold.request(
+                "list", Prefix(prefix=prefix), reply=Descriptors, timeout_s=REQUEST_TIMEOUT_S
+            )
+            found |= {name.removeprefix(prefix).partition("/")[0] for name in kept.names}
+        return found - self._states.keys()
 
     def _adopt(self, state: ContainerState) -> None:
         if state.image is not None:
@@ -886,13 +909,13 @@ class Lifecycle:
             if not known.running:
                 continue
             if identity in alive or identity in ended:
-                await self._save_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity)))
+                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity))))
                 await self._attach_log(process, may_lack=identity in ended)
             elif known.pid is None:  # it never came to it: whoever still asks begins anew
                 execs = [other for other in self._get(state.name).execs if other.id != known.id]
                 await self._save(state, execs=execs)
             else:
-                await self._save_exec(state.name, msgspec.structs.replace(known, running=False, pid=None))
+                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, running=False, pid=None)))
 
     async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
@@ -915,8 +938,13 @@ class Lifecycle:
         for task in [*self._tasks, *(start.task for start in self._starting.values())]:
             task.cancel()
 
-    async def _to_its_end(self, work: Coroutine[None, None, T]) -> T:
-        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone."""
+    async def _to_its_end(
+        self, work: Coroutine[None, None, T], *, hurry: Callable[[], Awaitable[None]] | None = None
+    ) -> T:
+        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone.
+
+        `hurry` is called meanwhile, again and again, to bring that end about.
+        """
         outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
 
         async def carry() -> None:
@@ -932,7 +960,10 @@ class Lifecycle:
         try:
             return await asyncio.shield(outcome)
         except asyncio.CancelledError:
-            await asyncio.wait([outcome])
+            while not outcome.done():
+                if hurry is not None:
+                    await hurry()
+                await asyncio.wait([outcome], timeout=None if hurry is None else HURRY_INTERVAL_S)
             if not outcome.cancelled():
                 outcome.exception()  # retrieved; that it was called off counts more
             raise
@@ -962,11 +993,28 @@ class Lifecycle:
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
 
-    async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
+    def _change(self, state: ContainerState, **changes: object) -> ContainerState:
         changed = msgspec.structs.replace(self._states.get(state.name, state), **changes)
         self._states[state.name] = changed
+        return changed
+
+    async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
+        changed = self._change(state, **changes)
         await self._registry.save(changed, durable=durable)
         return changed
+
+    def _save_behind(self, name: str) -> None:
+        """Write the document of a container as it then is, in its turn; nobody waits for it.
+
+        For what hold knows as well: that a process was made, and its pid.
+        """
+
+        async def save() -> None:
+            async with self._lock(name):
+                if (state := self._states.get(name)) is not None:
+                    await self._registry.save(state, durable=False)
+
+        self._background(save(), f"save {name}")
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -990,6 +1038,23 @@ def _closing(descriptors: list[int]) -> Iterator[None]:
     finally:
         for descriptor in descriptors:
             os.close(descriptor)
+
+
+def _limits(resources: Resources) -> Limits:
+    return Limits(memory_bytes=resources.memory_bytes, cpu_milli=resources.cpus_milli, pids=resources.pids)
+
+
+def _limit_records(group: CgroupGroup) -> list[LimitRecord]:
+    return [
+        LimitRecord(
+            name=limit.name,
+            requested=str(limit.requested),
+            enforced=None if limit.enforced is None else str(limit.enforced),
+            reason=limit.reason,
+        )
+        for limit in group.limits
+        if limit.requested is not None
+    ]
 
 
 def _image_state(mounted: MountedImage, image: SignedManifest, store: str) -> ImageState:

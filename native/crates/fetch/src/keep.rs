@@ -8,7 +8,7 @@ use rustix::fs::{Advice, FallocateFlags, Mode, OFlags};
 use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 /// A part of the blob that belongs to one unit.
@@ -39,7 +39,6 @@ pub enum Keep {
 
 /// A blob file and its presence file, in the image's directory.
 pub struct Disk {
-    dir: PathBuf,
     blob: File,
     presence: Mutex<Presence>,
 }
@@ -47,8 +46,7 @@ pub struct Disk {
 impl Keep {
     /// Opens `dir/blob` and `dir/presence`, making what is absent.
     pub fn on_disk(dir: &Path, units: u32, blocks: u32, root: &Hash) -> Result<Self> {
-        std::fs::create_dir_all(dir.join("index"))
-            .map_err(|error| Error::local("image directory", error))?;
+        std::fs::create_dir_all(dir).map_err(|error| Error::local("image directory", error))?;
         let presence = Presence::open(&dir.join("presence"), units, root)?;
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
@@ -68,7 +66,6 @@ impl Keep {
                 .map_err(|error| Error::local("blob file: size", error))?;
         }
         Ok(Keep::Disk(Disk {
-            dir: dir.to_owned(),
             blob,
             presence: Mutex::new(presence),
         }))
@@ -234,38 +231,6 @@ impl Keep {
                     units.remove(&span.unit);
                 }
                 Ok(())
-            }
-        }
-    }
-
-    /// A page list or index page that was kept under `name`; the caller hashes it.
-    pub fn index_file(&self, name: &str, max: usize) -> Option<Vec<u8>> {
-        use std::io::Read;
-        let Keep::Disk(disk) = self else { return None };
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
-        let file =
-            rustix::fs::open(disk.dir.join("index").join(name), flags, Mode::empty()).ok()?;
-        let mut data = Vec::new();
-        File::from(file)
-            .take(max as u64 + 1)
-            .read_to_end(&mut data)
-            .ok()?;
-        (data.len() <= max).then_some(data)
-    }
-
-    /// Keeps a page list or index page. A failure is not one of the caller: the file is fetched again next time.
-    pub fn keep_index_file(&self, name: &str, data: &[u8]) {
-        if let Keep::Disk(disk) = self {
-            let path = disk.dir.join("index").join(name);
-            let temporary = disk
-                .dir
-                .join("index")
-                .join(format!(".{name}.{}", std::process::id()));
-            if std::fs::write(&temporary, data)
-                .and_then(|()| std::fs::rename(&temporary, &path))
-                .is_err()
-            {
-                let _ = std::fs::remove_file(&temporary);
             }
         }
     }

@@ -9,6 +9,7 @@
 mod decode;
 mod error;
 mod image;
+mod index_files;
 mod keep;
 pub mod layout;
 mod locate;

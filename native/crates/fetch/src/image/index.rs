@@ -2,7 +2,8 @@
 
 use super::{Inner, READ_MAX};
 use crate::error::{Code, Error, Result};
-use crate::keep::{Keep, Span};
+use crate::index_files::IndexFiles;
+use crate::keep::Span;
 use crate::layout::{self, Hash, Page, BLOCK, PAGE_UNITS};
 use crate::locate::Supplier;
 use crate::plan::Observer;
@@ -15,7 +16,7 @@ pub(super) type Failed = (Error, bool);
 
 /// A page list or index page: from the directory, else from the first source that has it; verified either way.
 pub(super) fn indexed(
-    keep: &Keep,
+    files: &IndexFiles,
     suppliers: &[Supplier],
     hash: &Hash,
     size: usize,
@@ -24,7 +25,7 @@ pub(super) fn indexed(
 ) -> std::result::Result<Vec<u8>, Failed> {
     let name = layout::hex(hash);
     let right = |data: &[u8]| blake3::hash(data).as_bytes() == hash;
-    if let Some(data) = keep.index_file(&name, size) {
+    if let Some(data) = files.get(&name, size) {
         if right(&data) {
             return Ok(data);
         }
@@ -37,7 +38,7 @@ pub(super) fn indexed(
             .whole(&format!("index/{name}"), size as u64, deadline);
         let error = match answer {
             Ok(data) if right(&data) => {
-                keep.keep_index_file(&name, &data);
+                files.keep(&name, &data);
                 return Ok(data);
             }
             Ok(_) => {
@@ -97,7 +98,7 @@ impl Inner {
         let hash = &self.list.pages[number as usize].hash;
         let timeout = self.plan.fetch_timeout;
         let data = indexed(
-            &self.keep,
+            &self.files,
             &self.suppliers(),
             hash,
             size,

@@ -15,6 +15,7 @@ mod tests;
 
 use crate::decode::Decoders;
 use crate::error::{Code, Error, Result};
+use crate::index_files::IndexFiles;
 use crate::keep::Keep;
 use crate::layout::{self, Page, PageList, BLOCK};
 use crate::locate::Supplier;
@@ -37,6 +38,7 @@ struct Inner {
     suppliers: RwLock<Arc<Vec<Supplier>>>,
     /// Bytes and requests of sources that were replaced.
     retired: [AtomicU64; 2],
+    files: IndexFiles,
     keep: Keep,
     decoders: Decoders,
     state: Mutex<State>,
@@ -57,7 +59,10 @@ pub struct Image {
 
 impl Image {
     /// Opens an image: takes the page list from the directory or a source, verifies it, and begins no fetch of units.
-    pub fn open(plan: Plan, observer: Arc<dyn Observer>) -> Result<Self> {
+    ///
+    /// The directory is locked only when the page list is there, and not at all once `given_up` is set: who no longer
+    /// waits for a source that does not answer leaves nothing behind that keeps others out.
+    pub fn open(plan: Plan, observer: Arc<dyn Observer>, given_up: &AtomicBool) -> Result<Self> {
         if plan.pages != layout::pages_of(plan.units) || plan.units > layout::UNITS_MAX {
             return Err(Error::new(
                 Code::BadPlan,
@@ -65,13 +70,10 @@ impl Image {
             ));
         }
         let suppliers = suppliers(&plan.sources, &plan)?;
-        let keep = match &plan.dir {
-            Some(dir) => Keep::on_disk(dir, plan.units, plan.blocks, &plan.root)?,
-            None => Keep::in_memory(),
-        };
+        let files = IndexFiles::of(plan.dir.as_deref());
         let size = PageList::size(plan.pages);
         let data = indexed(
-            &keep,
+            &files,
             &suppliers,
             &plan.root,
             size,
@@ -86,6 +88,13 @@ impl Image {
                 "page list: differs from the plan",
             ));
         }
+        if given_up.load(Ordering::SeqCst) {
+            return Err(Error::new(Code::Closed, "given up"));
+        }
+        let keep = match &plan.dir {
+            Some(dir) => Keep::on_disk(dir, plan.units, plan.blocks, &plan.root)?,
+            None => Keep::in_memory(),
+        };
         let units: Vec<Unit> = (0..plan.units)
             .map(|unit| {
                 if keep.has(unit) {
@@ -106,6 +115,7 @@ impl Image {
             list,
             suppliers: RwLock::new(Arc::new(suppliers)),
             retired: Default::default(),
+            files,
             keep,
             decoders: Decoders::new(FETCHERS_MAX),
             state: Mutex::new(state),

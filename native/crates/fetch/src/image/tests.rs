@@ -1,7 +1,7 @@
 //! An image against stores and servers that behave, and that do not.
 
 use crate::error::Code;
-use crate::plan::{Observer, Silent, UnitFailure};
+use crate::plan::{Observer, Plan, Silent, UnitFailure};
 use crate::source::SourceSpec;
 use crate::testing::{answer, honest, make, scratch, status, Made, Server};
 use crate::{Error, Image, Result};
@@ -14,12 +14,16 @@ const SIZES: [usize; 12] = [
     1, 4095, 4096, 4097, 65_536, 100_000, 262_144, 5000, 9, 30_000, 30_000, 30_000,
 ];
 
+fn open_plan(plan: Plan, observer: Arc<dyn Observer>) -> Result<Image> {
+    Image::open(plan, observer, &AtomicBool::new(false))
+}
+
 fn soon() -> Instant {
     Instant::now() + Duration::from_secs(10)
 }
 
 fn open(made: &Made, source: SourceSpec) -> Image {
-    Image::open(made.plan(None, vec![source]), Arc::new(Silent)).unwrap()
+    open_plan(made.plan(None, vec![source]), Arc::new(Silent)).unwrap()
 }
 
 fn read_all(image: &Image) -> Result<Vec<u8>> {
@@ -48,7 +52,7 @@ fn lie(
     }));
     let mut plan = made.plan(None, vec![server.source.clone()]);
     plan.fetch_timeout = timeout;
-    let image = Image::open(plan, Arc::new(Silent)).unwrap();
+    let image = open_plan(plan, Arc::new(Silent)).unwrap();
     let started = Instant::now();
     let error = image
         .read_at(0, &mut [0; 1], started + Duration::from_millis(700))
@@ -80,7 +84,7 @@ fn every_byte_in_memory_and_on_disk() {
     let made = make("every-byte", &SIZES);
     assert_eq!(read_all(&open(&made, made.dir())).unwrap(), made.blob());
     let dir = scratch("every-byte-kept");
-    let image = Image::open(
+    let image = open_plan(
         made.plan(Some(dir.path()), vec![made.dir()]),
         Arc::new(Silent),
     )
@@ -253,7 +257,7 @@ fn a_server_that_drips() {
     };
     let mut plan = made.plan(None, vec![server.source.clone(), made.dir()]);
     plan.fetch_timeout = Duration::from_millis(200);
-    let image = Image::open(plan, Arc::new(Silent)).unwrap();
+    let image = open_plan(plan, Arc::new(Silent)).unwrap();
     let started = Instant::now();
     image.read_at(0, &mut [0; 1], soon()).unwrap();
     assert!(
@@ -271,12 +275,12 @@ fn a_rotten_index_is_refused() {
     for name in std::fs::read_dir(made.store.path().join("index")).unwrap() {
         std::fs::write(name.unwrap().path(), b"rotten").unwrap();
     }
-    let refused = Image::open(made.plan(None, vec![made.dir()]), Arc::new(Silent));
+    let refused = open_plan(made.plan(None, vec![made.dir()]), Arc::new(Silent));
     assert!(matches!(
         refused.err().unwrap().code,
         Code::Corrupt | Code::Short
     ));
-    let both = Image::open(
+    let both = open_plan(
         made.plan(None, vec![made.dir(), other.dir()]),
         Arc::new(Silent),
     )
@@ -293,10 +297,10 @@ fn kept_units_are_hashed_again() {
     let made = make("kept", &SIZES);
     let dir = scratch("kept-dir");
     let plan = made.plan(Some(dir.path()), vec![made.dir()]);
-    let image = Image::open(plan.clone(), Arc::new(Silent)).unwrap();
+    let image = open_plan(plan.clone(), Arc::new(Silent)).unwrap();
     assert_eq!(read_all(&image).unwrap(), made.blob());
     assert_eq!(
-        Image::open(plan.clone(), Arc::new(Silent))
+        open_plan(plan.clone(), Arc::new(Silent))
             .err()
             .unwrap()
             .code,
@@ -310,7 +314,7 @@ fn kept_units_are_hashed_again() {
     std::fs::write(&blob, &bytes).unwrap();
     // Nothing but what is kept: only the flipped unit is missing.
     let nowhere = made.plan(Some(dir.path()), Vec::new());
-    let image = Image::open(nowhere, Arc::new(Silent)).unwrap();
+    let image = open_plan(nowhere, Arc::new(Silent)).unwrap();
     image
         .read_at(made.address(4), &mut [0; 4096], soon())
         .unwrap();
@@ -319,7 +323,7 @@ fn kept_units_are_hashed_again() {
         .unwrap_err();
     assert_eq!(error.code, Code::Missing);
     image.close().unwrap();
-    let image = Image::open(plan, Arc::new(Silent)).unwrap();
+    let image = open_plan(plan, Arc::new(Silent)).unwrap();
     assert_eq!(read_all(&image).unwrap(), made.blob());
     image.close().unwrap();
     assert_eq!(std::fs::read(&blob).unwrap(), made.blob());
@@ -331,7 +335,7 @@ fn filling_ends_full_and_says_so() {
     let dir = scratch("fill-dir");
     let (observer, heard) = ear();
     let plan = made.plan(Some(dir.path()), vec![made.dir()]);
-    let image = Image::open(plan.clone(), observer).unwrap();
+    let image = open_plan(plan.clone(), observer).unwrap();
     image.fill().unwrap();
     assert!(heard
         .recv_timeout(Duration::from_secs(10))
@@ -340,7 +344,7 @@ fn filling_ends_full_and_says_so() {
     assert!(image.status().full);
     image.close().unwrap();
     assert_eq!(std::fs::read(dir.path().join("presence")).unwrap()[10], 2);
-    let image = Image::open(plan, Arc::new(Silent)).unwrap();
+    let image = open_plan(plan, Arc::new(Silent)).unwrap();
     assert!(image.status().full);
 }
 
@@ -357,7 +361,7 @@ fn filling_goes_on_when_a_source_comes_back() {
         honest(&store, path, range)
     }));
     let (observer, heard) = ear();
-    let image = Image::open(
+    let image = open_plan(
         made.plan(Some(dir.path()), vec![server.source.clone()]),
         observer,
     )
@@ -380,7 +384,7 @@ fn demand_goes_before_filling() {
     let dir = scratch("demand-first-dir");
     let store = made.store.path().to_owned();
     let server = Server::start(Box::new(move |path, range| honest(&store, path, range)));
-    let image = Image::open(
+    let image = open_plan(
         made.plan(Some(dir.path()), vec![server.source.clone()]),
         Arc::new(Silent),
     )
@@ -400,7 +404,7 @@ fn a_limit_on_what_is_kept() {
     for keep in [Some(dir.path()), None] {
         let mut plan = made.plan(keep, vec![made.dir()]);
         plan.keep_max = 300_000;
-        let image = Image::open(plan, Arc::new(Silent)).unwrap();
+        let image = open_plan(plan, Arc::new(Silent)).unwrap();
         assert_eq!(read_all(&image).unwrap(), made.blob());
         assert_eq!(read_all(&image).unwrap(), made.blob());
         // One unit more for each thread that has just stored one.
@@ -432,4 +436,15 @@ fn closing_tells_who_waits() {
             .code,
         Code::Closed
     );
+}
+
+#[test]
+fn who_gave_up_meanwhile_locks_no_directory() {
+    let made = make("given-up-made", &SIZES);
+    let dir = scratch("given-up");
+    let plan = made.plan(Some(dir.path()), vec![made.dir()]);
+    let given_up = Image::open(plan.clone(), Arc::new(Silent), &AtomicBool::new(true));
+    assert_eq!(given_up.err().unwrap().code, Code::Closed);
+    assert!(!dir.path().join("presence").exists());
+    open_plan(plan, Arc::new(Silent)).unwrap();
 }

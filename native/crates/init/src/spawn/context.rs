@@ -36,6 +36,15 @@ impl Context {
         self.explain(fsconfig_set_flag(&self.fd, key))
     }
 
+    /// A flag that this kernel may not know (EINVAL); whether it does.
+    pub fn flag_if_known(&self, key: &str) -> Outcome<bool> {
+        match fsconfig_set_flag(&self.fd, key) {
+            Ok(()) => Ok(true),
+            Err(rustix::io::Errno::INVAL) => Ok(false),
+            Err(errno) => self.explain(Err(errno)),
+        }
+    }
+
     /// A value.
     pub fn set(&self, key: &str, value: &str) -> Outcome<()> {
         self.explain(fsconfig_set_string(&self.fd, key, value))

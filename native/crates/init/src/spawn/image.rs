@@ -137,9 +137,9 @@ enum Blob {
     Local(OwnedFd),
 }
 
-fn erofs(place: &Place, meta: &str, blob: &Blob, by_loop: bool) -> Outcome<OwnedFd> {
+fn erofs(place: &Place, meta: &str, source: &Blob, by_loop: bool) -> Outcome<OwnedFd> {
     let meta = place.open(meta, OFlags::RDONLY).step("open-meta")?;
-    let (Blob::Fuse(blob) | Blob::Local(blob)) = blob;
+    let (Blob::Fuse(blob) | Blob::Local(blob)) = source;
     let context = Context::open("erofs", "erofs")?;
     // Held until the mount holds them; then they go when it goes (LO_FLAGS_AUTOCLEAR).
     let mut devices = Vec::new();
@@ -157,6 +157,10 @@ fn erofs(place: &Place, meta: &str, blob: &Blob, by_loop: bool) -> Outcome<Owned
     }
     // A read-only loop device refuses anything else with EACCES.
     context.flag("ro")?;
+    if matches!(source, Blob::Local(_)) && !by_loop {
+        // Without it every page is cached twice, as the blob's and as the file's, and read ahead for both (6.15).
+        context.flag_if_known("directio")?;
+    }
     context.mount(LAYER | MountAttrFlags::MOUNT_ATTR_RDONLY)
 }
 

@@ -163,6 +163,9 @@ pub struct Launch {
     pub init: bool,
     /// Of /dev/shm.
     pub shm_bytes: u64,
+    /// Whether what is written to the root need not outlast the container.
+    #[serde(default)]
+    pub volatile: bool,
     /// A directory with any of hostname, hosts, resolv.conf, copied into /etc.
     #[serde(default)]
     pub etc: Option<String>,

@@ -91,6 +91,11 @@ fn overlay(launch: &Launch, image: &Image<'_>, state: BorrowedFd<'_>) -> Outcome
     overlay.set("index", "off")?;
     overlay.set("metacopy", "off")?;
     overlay.set("redirect_dir", "on")?;
+    if launch.volatile {
+        // Else the end of its namespace, and with it the container's, waits until the upper's whole file system is
+        // synced.
+        overlay.flag("volatile")?;
+    }
     overlay.mount(LAYER)
 }
 

@@ -9,6 +9,7 @@ use linux::slots::Slots;
 use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use wire::{HoldClient, WireError};
@@ -17,6 +18,8 @@ use wire::{HoldClient, WireError};
 const IMAGES_MAX: usize = 512;
 /// Time that `remove` gives to requests in flight.
 const REMOVE_TIMEOUT: Duration = Duration::from_secs(2);
+/// How soon the opening of an image is given up.
+const GIVE_UP_INTERVAL: Duration = Duration::from_millis(50);
 /// Pause between attempts to take up an image again.
 const RESTORE_PAUSE: Duration = Duration::from_secs(1);
 
@@ -35,7 +38,13 @@ struct Serving {
     slots: u64,
 }
 
-type Place = Arc<Mutex<Option<Served>>>;
+/// Where an image is served, or is being brought to.
+#[derive(Default)]
+struct Place {
+    served: Mutex<Option<Served>>,
+    /// Nobody wants it any more: whoever is opening it gives up.
+    removed: Arc<AtomicBool>,
+}
 
 /// All images, and what serving them needs.
 pub struct Images {
@@ -43,7 +52,7 @@ pub struct Images {
     pool: Arc<Pool>,
     events: Arc<Events>,
     /// A place is locked while its image is being opened or closed, so that others need not wait for its sources.
-    places: Mutex<HashMap<String, Place>>,
+    places: Mutex<HashMap<String, Arc<Place>>>,
     stopping: AtomicBool,
     /// The channel of a new hold, until the main thread watches it.
     new_life: Mutex<Option<OwnedFd>>,
@@ -137,7 +146,7 @@ impl Images {
                 }
                 places.entry(plan.image.clone()).or_default().clone()
             };
-            let mut served = lock(&place);
+            let mut served = lock(&place.served);
             let current = lock(&self.places)
                 .get(&plan.image)
                 .is_some_and(|now| Arc::ptr_eq(now, &place));
@@ -145,15 +154,28 @@ impl Images {
                 // Removed while this thread waited for it.
                 continue;
             }
-            let outcome = self.open_at(plan, &mut served);
+            let outcome = self.open_at(plan, &mut served, &place.removed);
             if served.is_none() {
-                lock(&self.places).remove(&plan.image);
+                self.forget(&plan.image, &place);
             }
             return outcome;
         }
     }
 
-    fn open_at(&self, plan: &Plan, place: &mut Option<Served>) -> Result<Added, WireError> {
+    /// Takes a place away, unless it is another's by now.
+    fn forget(&self, image: &str, place: &Arc<Place>) {
+        let mut places = lock(&self.places);
+        if places.get(image).is_some_and(|now| Arc::ptr_eq(now, place)) {
+            places.remove(image);
+        }
+    }
+
+    fn open_at(
+        &self,
+        plan: &Plan,
+        place: &mut Option<Served>,
+        removed: &Arc<AtomicBool>,
+    ) -> Result<Added, WireError> {
         if self.stopping.load(Ordering::SeqCst) {
             return Err(WireError::new("blockd.stopping", "the service ends"));
         }
@@ -176,8 +198,7 @@ impl Images {
             }
             None => {
                 let reporter = Reporter::new(plan.image.clone(), self.events.clone());
-                let image = Image::open(wanted, Arc::new(reporter))
-                    .map_err(|error| plan::wire_error(&error))?;
+                let image = open_image(wanted, Arc::new(reporter), removed)?;
                 Served {
                     plan: plan.clone(),
                     content: Arc::new(Blob {
@@ -262,7 +283,7 @@ impl Images {
             )
         };
         let place = place.ok_or_else(unknown)?;
-        let place = lock(&place);
+        let place = lock(&place.served);
         call(place.as_ref().ok_or_else(unknown)?)
     }
 
@@ -298,8 +319,8 @@ impl Images {
     pub fn remove(&self, image: &str) -> Result<(), WireError> {
         let place = lock(&self.places).get(image).cloned();
         if let Some(place) = place {
-            let mut place = lock(&place);
-            if let Some(served) = place.take() {
+            place.removed.store(true, Ordering::SeqCst);
+            if let Some(served) = lock(&place.served).take() {
                 let device = served.device.and_then(|device| self.pool.stop(device.key));
                 if let Some(device) = device {
                     device.wait_idle(REMOVE_TIMEOUT);
@@ -310,7 +331,7 @@ impl Images {
                     eprintln!("image {image}: {error}");
                 }
             }
-            lock(&self.places).remove(image);
+            self.forget(image, &place);
         }
         lock(&self.hold)
             .drop_names(&[format!("plan/{image}")])
@@ -320,9 +341,9 @@ impl Images {
 
     /// The file system of device `key` is gone: nobody can read it any more.
     pub fn device_ended(&self, key: u64) {
-        let places: Vec<Place> = lock(&self.places).values().cloned().collect();
+        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
         for place in places {
-            let mut place = lock(&place);
+            let mut place = lock(&place.served);
             if let Some(served) = place.as_mut().filter(|served| {
                 served
                     .device
@@ -336,9 +357,9 @@ impl Images {
 
     /// Whether any image has a device.
     pub fn serving(&self) -> bool {
-        let places: Vec<Place> = lock(&self.places).values().cloned().collect();
+        let places: Vec<Arc<Place>> = lock(&self.places).values().cloned().collect();
         places.iter().any(|place| {
-            lock(place)
+            lock(&place.served)
                 .as_ref()
                 .is_some_and(|served| served.device.is_some())
         })
@@ -349,10 +370,11 @@ impl Images {
     pub fn stop(&self, grace: Duration) {
         self.stopping.store(true, Ordering::SeqCst);
         let until = Instant::now() + grace;
-        let places: Vec<(String, Place)> = lock(&self.places).drain().collect();
+        let places: Vec<(String, Arc<Place>)> = lock(&self.places).drain().collect();
         let mut stopped = Vec::new();
         for (name, place) in places {
-            let served = lock(&place).take();
+            place.removed.store(true, Ordering::SeqCst);
+            let served = lock(&place.served).take();
             if let Some(served) = served {
                 let device = served.device.as_ref();
                 let device = device.and_then(|device| self.pool.stop(device.key));
@@ -365,6 +387,34 @@ impl Images {
             }
             if let Err(error) = served.content.image.close() {
                 eprintln!("image {name}: {error}");
+            }
+        }
+    }
+}
+
+/// Opens an image in a thread of its own, which nobody waits for once the image is `removed`: a source may be silent for
+/// as long as one request may take.
+fn open_image(
+    wanted: fetch::Plan,
+    reporter: Arc<Reporter>,
+    removed: &Arc<AtomicBool>,
+) -> Result<Image, WireError> {
+    let (send, receive) = mpsc::sync_channel(1);
+    let given_up = removed.clone();
+    let opening = move || {
+        let _ = send.send(Image::open(wanted, reporter, &given_up));
+    };
+    std::thread::Builder::new()
+        .name("open".into())
+        .spawn(opening)
+        .map_err(|error| WireError::step("blockd.no-device", "thread", &error))?;
+    loop {
+        match receive.recv_timeout(GIVE_UP_INTERVAL) {
+            Ok(outcome) => return outcome.map_err(|error| plan::wire_error(&error)),
+            Err(RecvTimeoutError::Timeout) if !removed.load(Ordering::SeqCst) => continue,
+            Err(_) => {
+                let closed = fetch::Error::new(fetch::Code::Closed, "the image was removed");
+                return Err(plan::wire_error(&closed));
             }
         }
     }

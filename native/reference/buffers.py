@@ -1,0 +1,75 @@
+"""What the twins do with buffers: the checks of `native/src/buffer.rs`, with the same errors, in plain Python."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from native.errors import InputInvalid
+
+if TYPE_CHECKING:
+    from typing_extensions import Buffer
+
+__all__ = ["COUNT_MAX", "count_of", "item", "items", "numbers", "parts", "view"]
+
+COUNT_MAX = (1 << 64) - 1
+
+
+def view(buffer: Buffer, name: str) -> memoryview:
+    """The bytes of a buffer, without a copy.
+
+    Raises:
+        InputInvalid: it is closed, released or not contiguous.
+        TypeError: it is no buffer.
+    """
+    try:
+        whole = memoryview(buffer)
+    except (BufferError, ValueError) as error:
+        raise InputInvalid(f"{name} cannot be read: {error}") from error
+    if not whole.c_contiguous:
+        raise InputInvalid(f"{name} is not contiguous")
+    if whole.nbytes == 0:  # which cannot be cast
+        return memoryview(b"" if whole.readonly else bytearray())
+    return whole.cast("B")
+
+
+def item(buffer: Buffer, size: int, name: str) -> bytes:
+    """The bytes of a buffer that has exactly `size` of them."""
+    data = view(buffer, name)
+    if len(data) != size:
+        raise InputInvalid(f"{name} has {len(data)} bytes instead of {size}")
+    return bytes(data)
+
+
+def items(buffer: Buffer, size: int, name: str) -> list[bytes]:
+    """The bytes of a buffer, `size` by `size`."""
+    data = view(buffer, name)
+    if len(data) % size:
+        raise InputInvalid(f"{name} has {len(data)} bytes, no multiple of {size}")
+    return [bytes(data[at : at + size]) for at in range(0, len(data), size)]
+
+
+def numbers(buffer: Buffer, name: str) -> list[int]:
+    """The numbers of a buffer: u64, little-endian."""
+    return [int.from_bytes(each, "little") for each in items(buffer, 8, name)]
+
+
+def parts(data: Buffer, offsets: Buffer) -> list[memoryview]:
+    """The parts of `data` between neighbouring offsets."""
+    whole, ends = view(data, "data"), numbers(offsets, "offsets")
+    if not ends:
+        raise InputInvalid("offsets is empty: n parts have n + 1 offsets")
+    if ends[-1] > len(whole):
+        raise InputInvalid("offsets lead past the end of data")
+    if any(begin > end for begin, end in pairwise(ends)):
+        raise InputInvalid("offsets fall")
+    return [whole[begin:end] for begin, end in pairwise(ends)]
+
+
+def count_of(number: int) -> int:
+    """A number that fits into 64 bits without a sign."""
+    if not isinstance(number, int):
+        raise TypeError(f"{type(number).__name__} is no number")
+    if not 0 <= number <= COUNT_MAX:
+        raise InputInvalid(f"{number} is no number from 0 to 2^64 - 1")
+    return number

@@ -1,0 +1,187 @@
+//! Buffers of Python as slices, for as long as a call lasts, also while the interpreter goes on.
+//!
+//! Rules (each has a test in tests/unit/test_native_buffers.py): any C-contiguous object is taken, read-only ones too;
+//! nothing is copied; the object stays exported until the call ends, so that a bytearray cannot be resized under it;
+//! what cannot be taken is `InputInvalid`, and a TypeError where there is no buffer at all.
+//!
+//! This is the one place of this crate with `unsafe`: PyO3 lends a buffer's memory only as long as the interpreter is
+//! held, and holding it for milliseconds is what these calls must not do.
+
+use std::marker::PhantomData;
+
+use pyo3::buffer::PyUntypedBuffer;
+use pyo3::prelude::*;
+use pyo3::types::PyBytes;
+
+use crate::errors::input_invalid;
+
+/// Work in nanoseconds from which on the interpreter is released: below, releasing costs more than it gives.
+const RELEASE_NS: u64 = 20_000;
+
+/// A buffer that is read.
+pub enum Input<'py> {
+    /// The common case: immutable, and without the cost of an export.
+    Bytes(Bound<'py, PyBytes>),
+    /// Anything else.
+    Exported(PyUntypedBuffer, PhantomData<&'py ()>),
+}
+
+impl<'py> Input<'py> {
+    /// Takes the buffer of an argument, which errors call `name`.
+    pub fn new(object: &Bound<'py, PyAny>, name: &str) -> PyResult<Self> {
+        if let Ok(bytes) = object.cast_exact::<PyBytes>() {
+            return Ok(Self::Bytes(bytes.clone()));
+        }
+        Ok(Self::Exported(export(object, name)?, PhantomData))
+    }
+
+    /// The bytes.
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Bytes(bytes) => bytes.as_bytes(),
+            Self::Exported(buffer, _) if buffer.len_bytes() == 0 => &[],
+            // SAFETY: the exporter keeps `len_bytes` bytes in place until the export is released, which `self` does
+            // when it is dropped, and the buffer was found contiguous. Another Python thread may write to a mutable
+            // object meanwhile, as it may for hashlib or zlib: every byte is plain data to the kernels, each of which
+            // bounds what it does by lengths alone, so such a caller gets an answer about bytes that it mixed itself.
+            Self::Exported(buffer, _) => unsafe {
+                std::slice::from_raw_parts(buffer.buf_ptr().cast(), buffer.len_bytes())
+            },
+        }
+    }
+
+    /// The bytes as items of `N`; their number must divide the length.
+    pub fn items<const N: usize>(&self, py: Python<'_>, name: &str) -> PyResult<&[[u8; N]]> {
+        match self.bytes().as_chunks() {
+            (items, []) => Ok(items),
+            _ => {
+                let message = format!(
+                    "{name} has {} bytes, no multiple of {N}",
+                    self.bytes().len()
+                );
+                Err(input_invalid(py, message))
+            }
+        }
+    }
+
+    /// The bytes as one item of `N`.
+    pub fn item<const N: usize>(&self, py: Python<'_>, name: &str) -> PyResult<&[u8; N]> {
+        self.bytes().try_into().map_err(|_| {
+            let message = format!("{name} has {} bytes instead of {N}", self.bytes().len());
+            input_invalid(py, message)
+        })
+    }
+
+    /// The bytes as unsigned numbers of 64 bits, little-endian.
+    pub fn numbers(&self, py: Python<'_>, name: &str) -> PyResult<&[[u8; 8]]> {
+        self.items::<8>(py, name)
+    }
+}
+
+/// A buffer that is written.
+pub struct Output {
+    buffer: PyUntypedBuffer,
+}
+
+impl Output {
+    /// Takes the buffer of an argument, which errors call `name`; it may share no byte with what is read.
+    pub fn new(object: &Bound<'_, PyAny>, name: &str, inputs: &[&Input<'_>]) -> PyResult<Self> {
+        let py = object.py();
+        let buffer = export(object, name)?;
+        if buffer.readonly() {
+            return Err(input_invalid(py, format!("{name} cannot be written")));
+        }
+        let begin = buffer.buf_ptr() as usize;
+        let end = begin + buffer.len_bytes();
+        for input in inputs {
+            let read = input.bytes().as_ptr_range();
+            if begin < read.end as usize && (read.start as usize) < end {
+                return Err(input_invalid(py, format!("{name} overlaps what is read")));
+            }
+        }
+        Ok(Self { buffer })
+    }
+
+    /// The bytes.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        if self.buffer.len_bytes() == 0 {
+            return &mut [];
+        }
+        // SAFETY: as for `Input::bytes`; the exporter said that it may be written, and none of the call's other
+        // slices lies in it.
+        unsafe {
+            std::slice::from_raw_parts_mut(self.buffer.buf_ptr().cast(), self.buffer.len_bytes())
+        }
+    }
+}
+
+/// Parts of `data` between neighbouring offsets (u64, little-endian, n + 1 of them for n parts).
+pub struct Parts<'a> {
+    data: &'a [u8],
+    offsets: &'a [[u8; 8]],
+}
+
+impl<'a> Parts<'a> {
+    /// Checks that the offsets rise and stay inside.
+    pub fn new(py: Python<'_>, data: &'a [u8], offsets: &'a [[u8; 8]]) -> PyResult<Self> {
+        let rising = offsets
+            .windows(2)
+            .all(|two| u64::from_le_bytes(two[0]) <= u64::from_le_bytes(two[1]));
+        match offsets.last() {
+            None => Err(input_invalid(
+                py,
+                "offsets is empty: n parts have n + 1 offsets",
+            )),
+            Some(last) if u64::from_le_bytes(*last) > data.len() as u64 => {
+                Err(input_invalid(py, "offsets lead past the end of data"))
+            }
+            Some(_) if !rising => Err(input_invalid(py, "offsets fall")),
+            Some(_) => Ok(Self { data, offsets }),
+        }
+    }
+
+    /// Number of parts.
+    pub fn len(&self) -> usize {
+        self.offsets.len() - 1
+    }
+
+    /// One part.
+    pub fn get(&self, index: usize) -> &'a [u8] {
+        &self.data[self.at(index)..self.at(index + 1)]
+    }
+
+    fn at(&self, index: usize) -> usize {
+        // No larger than the length of `data`, which is a usize.
+        u64::from_le_bytes(self.offsets[index]) as usize
+    }
+}
+
+fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
+    let py = object.py();
+    let buffer = match PyUntypedBuffer::get(object) {
+        Ok(buffer) => buffer,
+        Err(error) if error.is_instance_of::<pyo3::exceptions::PyTypeError>(py) => {
+            return Err(error)
+        }
+        // A memoryview that was released, an mmap that was closed, an exporter that refuses.
+        Err(error) => {
+            return Err(input_invalid(
+                py,
+                format!("{name} cannot be read: {}", error.value(py)),
+            ))
+        }
+    };
+    if !buffer.is_c_contiguous() {
+        return Err(input_invalid(py, format!("{name} is not contiguous")));
+    }
+    Ok(buffer)
+}
+
+/// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us.
+pub fn run<T: Send>(py: Python<'_>, cost_ns: u64, work: impl FnOnce() -> T + Send) -> T {
+    if cost_ns >= RELEASE_NS {
+        py.detach(work)
+    } else {
+        work()
+    }
+}

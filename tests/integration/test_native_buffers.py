@@ -1,0 +1,267 @@
+"""What every kernel does with Python's buffers, with threads, signals, forks and other interpreters."""
+
+from __future__ import annotations
+
+import importlib
+import mmap
+import os
+import resource
+import signal
+import sys
+import threading
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from blake3 import blake3
+from nacl.signing import SigningKey
+
+from native import _rust as rust
+from native.errors import InputInvalid
+from native.reference import merkle as reference
+
+MIB = 1 << 20
+KEY = SigningKey(bytes(32))
+PUBLIC = bytes(KEY.verify_key)
+
+
+def whole(data: object) -> object:
+    """The digest of one part that is all of eight bytes."""
+    return rust.hash_many(data, array("Q", [0, 8]))  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def mapped(tmp_path: Path) -> Iterator[mmap.mmap]:
+    (tmp_path / "file").write_bytes(b"12345678")
+    with (tmp_path / "file").open("r+b") as file, mmap.mmap(file.fileno(), 0) as map_:
+        yield map_
+
+
+def test_buffers_of_every_kind_are_taken(mapped: mmap.mmap) -> None:
+    data = b"12345678"
+    kinds: list[object] = [
+        data,
+        bytearray(data),
+        memoryview(data),
+        memoryview(b"x" + data)[1:],
+        memoryview(data).cast("I"),
+        memoryview(data).cast("B", shape=[2, 4]),
+        array("H", data),
+        mapped,
+    ]
+    assert {whole(kind) for kind in kinds} == {blake3(data).digest()}
+
+
+def test_buffers_that_are_closed_or_strided_are_refused(mapped: mmap.mmap) -> None:
+    released = memoryview(b"12345678")
+    released.release()
+    mapped.close()
+    for wrong in (released, mapped, memoryview(b"0123456789abcdef")[::2], memoryview(b"12345678")[::-1]):
+        with pytest.raises(InputInvalid):
+            whole(wrong)
+
+
+@pytest.mark.parametrize("nothing", [None, "12345678", 8, [1] * 8])
+def test_buffers_that_are_none_are_type_errors(nothing: object) -> None:
+    with pytest.raises(TypeError):
+        whole(nothing)
+
+
+def beside(work: Callable[[], object], meanwhile: Callable[[], bool]) -> bool:
+    """Whether `meanwhile` was true at least once in another thread while `work` was being done."""
+    done, seen = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        while not done.is_set():
+            if meanwhile():
+                seen.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        for _ in range(50):
+            work()
+            if seen.is_set():
+                break
+    finally:
+        done.set()
+        watcher.join()
+    return seen.is_set()
+
+
+def test_buffers_cannot_be_resized_while_they_are_read() -> None:
+    data = bytearray(64 * MIB)
+
+    def refused() -> bool:
+        try:
+            data.append(0)
+        except BufferError:
+            return True
+        del data[64 * MIB :]
+        return False
+
+    assert beside(lambda: rust.hash_many(data, array("Q", [0, 64 * MIB])), refused)
+    assert len(data) == 64 * MIB
+    data.append(0)  # nothing is exported any more
+
+
+@pytest.mark.parametrize("kernel", ["hash", "sign", "merkle"])
+def test_buffers_are_worked_on_without_the_interpreter(kernel: str) -> None:
+    """Another thread counts far on while one call lasts, which it could not within one switch interval."""
+    count = 300
+    signed = KEY.sign(b"").signature
+    works: dict[str, Callable[[], object]] = {
+        "hash": lambda: rust.hash_many(bytes(16 * MIB), array("Q", [0, 16 * MIB])),
+        "sign": lambda: rust.sign_verify_many(PUBLIC * count, signed * count, b"", bytes(8 * count + 8)),
+        "merkle": lambda: rust.merkle_extend(b"", 0, bytes(MIB)),
+    }
+    inside, turns = threading.Event(), [0]
+    before = sys.getswitchinterval()
+
+    def work() -> None:
+        turns[0] = 0
+        inside.set()
+        works[kernel]()
+        inside.clear()
+
+    def turned() -> bool:
+        if inside.is_set():
+            turns[0] += 1
+        return turns[0] > 10
+
+    # With an interval of a second nobody is interrupted: only who lets go lets others in.
+    sys.setswitchinterval(1)
+    try:
+        assert beside(work, turned)
+    finally:
+        sys.setswitchinterval(before)
+
+
+def test_buffers_of_the_caller_are_filled_without_a_page_fault() -> None:
+    data, ends, out = bytearray(os.urandom(4 * MIB)), array("Q", range(0, 4 * MIB + 1, 65536)), bytearray(64 * 32)
+    for _ in range(3):
+        rust.hash_many_into(data, ends, out)
+    before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt
+    for _ in range(50):
+        rust.hash_many_into(data, ends, out)
+    faults = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt - before
+    assert faults < 50  # less than one in a call
+
+
+def test_buffers_many_threads_share_keys_and_nodes() -> None:
+    leaves = b"".join(blake3(bytes([number])).digest() for number in range(64))
+    nodes, known = rust.merkle_extend(b"", 0, leaves), rust.Keys(PUBLIC)
+    signed = KEY.sign(b"text").signature
+    failed: list[BaseException] = []
+
+    def work() -> None:
+        try:
+            for index in range(64):
+                proof = rust.merkle_inclusion_proof(nodes, 64, index)
+                rust.merkle_verify_inclusion(reference.root(nodes, 64), 64, index, leaves[32 * index :][:32], proof)
+                known.verify(0, b"text", signed)
+                known.verify_many(bytes(16), signed * 4, b"text" * 4, array("Q", range(0, 20, 4)), threads=2)
+        except BaseException as error:
+            failed.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert failed == []
+
+
+def test_buffers_a_hasher_is_of_one_thread_at_a_time() -> None:
+    hasher, data = rust.Hasher(), bytes(64 * MIB)
+
+    def refused() -> bool:
+        try:
+            hasher.digest()
+        except InputInvalid:
+            return True
+        return False
+
+    assert beside(lambda: hasher.update(data), refused)
+    hasher.digest()
+
+
+@pytest.mark.parametrize("kernel", ["hash", "hasher", "sign", "keys", "merkle"])
+def test_buffers_ctrl_c_is_heard(kernel: str) -> None:
+    """The signal comes while the call is under way, from a timer of the system; the call would go on for long."""
+    count = 100_000
+    calls: dict[str, Callable[[], object]] = {
+        "hash": lambda: rust.hash_many(
+            mmap.mmap(-1, 4096 * MIB, mmap.MAP_PRIVATE), array("Q", range(0, 4096 * MIB + 1, MIB))
+        ),
+        "hasher": lambda: rust.Hasher().update(mmap.mmap(-1, 4096 * MIB, mmap.MAP_PRIVATE)),
+        "sign": lambda: rust.sign_verdicts(PUBLIC * count, bytes(64) * count, b"", bytes(8 * count + 8)),
+        "keys": lambda: rust.Keys(PUBLIC * 10 * count),
+        "merkle": lambda: [rust.merkle_extend(b"", 0, bytes(32 * MIB)) for _ in range(100)],
+    }
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.05)
+        with pytest.raises(KeyboardInterrupt):
+            calls[kernel]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def test_buffers_a_forked_child_can_call() -> None:
+    """While another thread is inside of a kernel: no lock and no thread of ours stays behind in the child."""
+    data, ends, stop = bytes(8 * MIB), array("Q", [0, 4 * MIB, 8 * MIB]), threading.Event()
+    signed = KEY.sign(b"").signature
+
+    def busy() -> None:
+        while not stop.is_set():
+            rust.hash_many(data, ends, threads=2)
+
+    worker = threading.Thread(target=busy)
+    worker.start()
+    try:
+        for _ in range(5):
+            child = os.fork()
+            if child == 0:
+                status = 1
+                try:
+                    signal.alarm(20)  # a child that hangs ends by it
+                    rust.hash_many(data, ends, threads=2)
+                    rust.Keys(PUBLIC * 20).verify_many(bytes(80), signed * 20, b"", bytes(168), threads=2)
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    finally:
+        stop.set()
+        worker.join()
+
+
+@pytest.mark.parametrize("facade", ["hashing", "merkle", "sign"])
+def test_buffers_another_interpreter_gets_a_refusal(facade: str, tmp_path: Path) -> None:
+    """An ImportError that says so, and no crash: the compiled module belongs to the main interpreter."""
+    name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    interpreters = importlib.import_module(name)
+    told = tmp_path / "told"
+    root = str(Path(__file__).resolve().parents[2])
+    script = f"""
+import sys
+sys.path.insert(0, {root!r})
+try:
+    import native.{facade}
+except ImportError as error:
+    said = f"refused: {{error}}"
+else:
+    said = "taken"
+with open({str(told)!r}, "w") as file:
+    file.write(said)
+"""
+    other = interpreters.create()
+    try:
+        interpreters.run_string(other, script)
+    finally:
+        interpreters.destroy(other)
+    assert told.read_text().startswith("refused: ")
+    assert "subinterpreter" in told.read_text()
