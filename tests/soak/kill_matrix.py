@@ -423,7 +423,7 @@ def image(directory: Path, epoch: int) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def patient_clients() -> Iterator[None]:
-    """Clients wait for a node that is away as long as anything may take here; `zos up` takes its time under this load."""
+    """Clients wait for a node that is away as long as anything may take here, `zos up` under load included."""
     before, attach.AWAY_MAX_S = attach.AWAY_MAX_S, STUCK_S
     try:
         yield
