@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench guest fresh dev clean
+.PHONY: help setup demo test check bench guest soak fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -29,6 +29,10 @@ bench: setup
 #: make guest    the core path and more on stock Debian kernels in QEMU, one at a time (ARGS='-k bookworm')
 guest: setup
 	@.ci/guest $(ARGS)
+
+#: make soak     the whole kill matrix and 1,000 runs, an hour (ARGS='--seed N')
+soak: setup
+	@.ci/soak $(ARGS)
 
 #: make fresh    `make demo` and `make test` in new Debian 12 and 13 roots (ARGS='trixie:user')
 fresh:

@@ -14,7 +14,7 @@ from typing import BinaryIO, TypeVar
 from zos_core.base.client import Client
 from zos_core.base.document import Document
 from zos_core.base.endpoint import Endpoint, RemoteProblem
-from zos_core.base.errors import RequestTimeout, Unreachable
+from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable
 from zos_core.base.groups import plain_group
 from zos_core.base.signals import signals_to
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
@@ -53,6 +53,16 @@ class CalledOff(Exception):
         self.number = number
 
 
+Away = Unreachable | RequestTimeout | RemoteProblem
+
+
+def _away(error: Away) -> Away:
+    """The error, if it says that the node is on its way down or up (API-HOLD); any other is raised."""
+    if isinstance(error, RemoteProblem) and error.code != PeerGone.code:
+        raise error
+    return error
+
+
 class _Patience:
     """For how long a supervisor that went away is asked again: counted from when it went."""
 
@@ -65,7 +75,7 @@ class _Patience:
         """It is there."""
         self._known, self._away_since_s = True, None
 
-    async def wait(self, error: Unreachable | RequestTimeout) -> None:
+    async def wait(self, error: Away) -> None:
         """Wait a little before it is asked again; raises `error` when that has gone on for too long."""
         now_s = asyncio.get_running_loop().time()
         if self._away_since_s is None:
@@ -94,8 +104,8 @@ async def call_again(
     while True:
         try:
             return await client.call(endpoint, path=path or {}, query=query, body=body, timeout_s=timeout_s)
-        except Unreachable as error:
-            await patience.wait(error)
+        except (Unreachable, RemoteProblem) as error:
+            await patience.wait(_away(error))
 
 
 async def wait_container(client: Client, name: str) -> ContainerState:
@@ -117,13 +127,23 @@ async def wait_exec(client: Client, name: str, number: int) -> ExecState:
 
 
 async def follow_output(
-    client: Client, name: str, *, number: int | None = None, follow: bool, out: BinaryIO, err: BinaryIO
+    client: Client,
+    name: str,
+    *,
+    number: int | None = None,
+    follow: bool,
+    out: BinaryIO,
+    err: BinaryIO,
+    known: bool = False,
 ) -> None:
-    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once."""
+    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once.
+
+    `known`: the node has answered before; otherwise one that does not run is an error at once.
+    """
     endpoint = LOGS if number is None else EXEC_LOGS
     path = {"name": name} if number is None else {"name": name, "number": str(number)}
     decoder = LogStreamDecoder()
-    patience = _Patience(known=False)
+    patience = _Patience(known=known)
     while True:
         try:
             query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)
@@ -137,9 +157,9 @@ async def follow_output(
                     out.flush()
                     err.flush()
             return
-        except (Unreachable, RequestTimeout) as error:
+        except (Unreachable, RequestTimeout, RemoteProblem) as error:
             decoder.broken()
-            await patience.wait(error)
+            await patience.wait(_away(error))
 
 
 @asynccontextmanager

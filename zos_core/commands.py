@@ -31,7 +31,9 @@ from zos_core.base.tree import (
     Table,
     TreeFailed,
     blockd_service,
+    end_strays,
     end_tree,
+    is_kept,
     is_running,
     service_environment,
     spawn_service,
@@ -86,9 +88,11 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
     require_root("zos up makes mounts and namespaces")
     instance = Instance(arguments.instance)
     async with up_lock(instance):
-        began = not is_running(instance)
+        missing = not is_running(instance)
+        # What a hold that died has left goes on, whatever becomes of this attempt to take it over.
+        began = missing and not is_kept(instance)
         try:
-            if began:
+            if missing:
                 await _start(instance)
             async with Client(instance.api_socket) as client:
                 info = await call_again(client, NODE, known=True)
@@ -119,15 +123,16 @@ async def _start(instance: Instance) -> None:
         instance=instance.name,
         run_dir=str(instance.run_dir),
         log_dir=str(instance.log_dir),
+        keeper=True,
         listeners=[
             *(Listener(name=name, path=f"{name}.sock") for name in ("spawn", "blockd", "logd", "forward")),
             Listener(name="api", path="api.sock", stream=True),
         ],
         services=[
             spawn_service(instance.state_dir),
-            blockd_service(),
-            ServiceSpec(name="logd", argv=[io, "log", "--dir", logs], env={}),
-            ServiceSpec(name="forward", argv=[io, "forward"], env={}),
+            blockd_service(survives=True),
+            ServiceSpec(name="logd", argv=[io, "log", "--dir", logs], env={}, survives=True),
+            ServiceSpec(name="forward", argv=[io, "forward"], env={}, survives=True),
             ServiceSpec(
                 name="supervisor",
                 argv=supervisor,
@@ -158,10 +163,13 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
     require_root("zos down ends the node's processes")
     instance = Instance(arguments.instance)
     async with up_lock(instance):
+        if not is_running(instance) and is_kept(instance):
+            await _start(instance)  # what a hold that died has left ends in good order
         if is_running(instance):
             await _stop(instance, arguments.grace, console)
             console.note(f"the node {instance.name!r} is down")
         else:
+            await end_strays(instance)
             console.note(f"no node {instance.name!r} runs")
         groups = await CgroupTree.find(instance)
         if groups is not None:
@@ -243,7 +251,8 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
                 if arguments.detach:
                     console.emit(state, name)
                     return 0
-                await follow_output(client, name, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+                out, err = sys.stdout.buffer, sys.stderr.buffer
+                await follow_output(client, name, follow=True, out=out, err=err, known=True)
                 state = await wait_container(client, name)
                 if arguments.rm:
                     query = RemoveQuery(force=True, request_id=request.request_id)
@@ -390,7 +399,8 @@ async def exec_(arguments: argparse.Namespace, console: Console) -> int:
     name = arguments.name
     async with _client(arguments) as client:
         begun = await call_again(client, EXEC, path={"name": name}, body=request, timeout_s=RUN_TIMEOUT_S)
-        await follow_output(client, name, number=begun.id, follow=True, out=sys.stdout.buffer, err=sys.stderr.buffer)
+        out, err = sys.stdout.buffer, sys.stderr.buffer
+        await follow_output(client, name, number=begun.id, follow=True, out=out, err=err, known=True)
         ended = await wait_exec(client, name, begun.id)
     if ended.exit_signal is not None:
         return 128 + ended.exit_signal

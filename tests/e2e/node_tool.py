@@ -35,6 +35,10 @@ ZOS = Path(sys.executable).parent / "zos"
 TIMEOUT_S = 90
 LARGE_FILES = 24
 LARGE_BYTES = 700_000
+# Lines of a footprint that a node without containers has.
+OF_THE_TREE = (
+    r"(processes|namespaces|unix_sockets|run_files|state): |cgroups: .*/zos/[^/]*(/[a-z]+)?$|kept: listen/[a-z]+$"
+)
 # Programs whose first page is in no other file, so that starting one waits for the hub.
 LATE_PROGRAMS = 12
 
@@ -153,10 +157,20 @@ class Hub:
             def log_message(self, format: str, *arguments: object) -> None:
                 return
 
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self._server.daemon_threads = True
+        class Server(http.server.ThreadingHTTPServer):
+            daemon_threads = True
+
+            def handle_error(self, request: Any, client_address: Any) -> None:
+                if not isinstance(sys.exception(), ConnectionError):  # who asked was killed
+                    super().handle_error(request, client_address)
+
+        self._server = Server(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
         self._thread.start()
+
+    def pause(self, seconds: float) -> None:
+        """An answer takes this long."""
+        threading.Event().wait(seconds)
 
     def _wait_at_gate(self) -> None:
         with self._changed:
@@ -294,6 +308,10 @@ class Node:
         return sorted(
             line for line in lines if line != "state: containers" and not line.removeprefix("kept: ").startswith(kept)
         )
+
+    def footprint_without_services(self) -> list[str]:
+        """What of it is neither a process of the tree nor what belongs to those: nothing, when it has no containers."""
+        return [line for line in self.footprint() if not re.match(OF_THE_TREE, line)]
 
     def wait_footprint(self, wanted: list[str]) -> None:
         """Return when it has this and nothing more; what ends by itself may take a moment."""

@@ -219,7 +219,7 @@ def test_a_dead_hold_ends_no_log(service: Service, logd: HoldTool, logs: Path) -
         assert logd.ask("position", name="c")["open"]
         with pytest.raises(Refused) as refused:
             logd.ask("remove", name="c")
-        assert refused.value.code == "logd.no-hold"
+        assert refused.value.code == "hold.gone"
         one.close()
         wait_exit(descriptor)
     assert output(read_log(logs / "c")) == {STDOUT: b"x" * 3_000_000}

@@ -11,12 +11,14 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from zos_core.base.document import Document, Record
+from zos_core.base.errors import PeerGone, RemoteError
 from zos_core.base.frame import Reconnecting
 
 __all__ = ["Peer", "Requester"]
 
 # spawn.md: each of these makes a process, and may have made it before its answer was lost.
 ASKED_ONCE = frozenset({"launch", "exec"})
+HOLD_GONE = "hold.gone"
 
 R = TypeVar("R", bound=Record)
 
@@ -39,10 +41,19 @@ class Peer:
     async def request(
         self, op: str, body: Document, *, fds: Sequence[int] = (), reply: type[R], timeout_s: float
     ) -> tuple[R, list[int]]:
-        """As `Reconnecting.request`; repeated when the peer died, unless the operation makes a process."""
-        return await self._connection.request(
-            op, body, fds=fds, reply=reply, timeout_s=timeout_s, repeat=op not in ASKED_ONCE
-        )
+        """As `Reconnecting.request`; repeated when the peer died, unless the operation makes a process.
+
+        Raises:
+            PeerGone: also when the peer says that hold, without which it can do nothing of this, has died.
+        """
+        try:
+            return await self._connection.request(
+                op, body, fds=fds, reply=reply, timeout_s=timeout_s, repeat=op not in ASKED_ONCE
+            )
+        except RemoteError as error:
+            if error.remote_code != HOLD_GONE:
+                raise
+            raise PeerGone(f"{op}: hold has died", hint=error.hint, sent=True) from error
 
     async def aclose(self) -> None:
         """Close the connection."""

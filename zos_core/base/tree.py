@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -28,7 +29,9 @@ __all__ = [
     "Table",
     "TreeFailed",
     "blockd_service",
+    "end_strays",
     "end_tree",
+    "is_kept",
     "is_running",
     "service_environment",
     "spawn_service",
@@ -44,6 +47,7 @@ RESTARTS_MAX = 20
 RESTART_WINDOW_MS = 60_000
 READY_LINE_MAX = 4096
 LOCK_INTERVAL_S = 0.05
+KEEPER_TIMEOUT_S = 5.0
 
 
 class TreeFailed(ZosError):
@@ -71,6 +75,7 @@ class ServiceSpec(Document, frozen=True, kw_only=True):
     stop_timeout_ms: int = SERVICE_STOP_MS
     restarts_max: int = RESTARTS_MAX
     restart_window_ms: int = RESTART_WINDOW_MS
+    survives: bool = False
     fallback: list[str] | None = None
 
 
@@ -80,6 +85,7 @@ class Table(Document, frozen=True, kw_only=True):
     instance: str
     run_dir: str
     log_dir: str
+    keeper: bool = False
     listeners: list[Listener]
     services: list[ServiceSpec]
 
@@ -89,10 +95,10 @@ def spawn_service(state_dir: Path) -> ServiceSpec:
     return ServiceSpec(name="spawn", argv=["zos-spawn", "spawn", "--state", str(state_dir)], env={}, program="self")
 
 
-def blockd_service() -> ServiceSpec:
+def blockd_service(*, survives: bool = False) -> ServiceSpec:
     """The block provider; `refuse` takes its place when it cannot be kept alive."""
     io = str(program("zos-io"))
-    return ServiceSpec(name="blockd", argv=[io, "block"], env={}, fallback=[io, "refuse"])
+    return ServiceSpec(name="blockd", argv=[io, "block"], env={}, fallback=[io, "refuse"], survives=survives)
 
 
 def service_environment(names: Sequence[str] = ()) -> Mapping[str, str]:
@@ -122,7 +128,7 @@ async def up_lock(instance: Instance) -> AsyncIterator[None]:
             try:
                 yield
             finally:
-                if not is_running(instance):
+                if not is_running(instance) and not is_kept(instance):
                     shutil.rmtree(instance.run_dir, ignore_errors=True)
             return
         finally:
@@ -163,13 +169,87 @@ def is_running(instance: Instance) -> bool:
         os.close(descriptor)
 
 
+def is_kept(instance: Instance) -> bool:
+    """Whether a keeper has what a hold left that died: the next one takes it over (HOLD-TAKE).
+
+    To be asked when no hold runs.
+    """
+    with socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET) as client:
+        client.settimeout(KEEPER_TIMEOUT_S)
+        try:
+            client.connect(str(instance.run_dir / "keep.sock"))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+    return True
+
+
+async def end_strays(instance: Instance) -> int:
+    """End processes of services that neither a hold nor a keeper has any more; returns how many there were.
+
+    They are known by the environment that hold gave them, which no container can have: they are root's, and in our own
+    pid namespace. A pid is opened before it is looked at, so that what is killed is what was looked at.
+
+    Raises:
+        TreeFailed: one did not end in time.
+    """
+    pids = [int(name) for name in os.listdir("/proc") if name.isdecimal() and int(name) not in (1, os.getpid())]
+    ended = 0
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except (ProcessLookupError, OSError):  # it has ended, or it is a thread's number
+            continue
+        try:
+            if not _is_stray(pid, instance):
+                continue
+            await _kill(pidfd, f"process {pid} of instance {instance.name}")
+            ended += 1
+        finally:
+            os.close(pidfd)
+    return ended
+
+
+def _is_stray(pid: int, instance: Instance) -> bool:
+    process = Path(f"/proc/{pid}")
+    try:
+        if process.stat().st_uid != 0 or not os.path.samefile(process / "ns/pid", "/proc/self/ns/pid"):
+            return False
+        variables = (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has ended meanwhile
+        return False
+    named = any(variable.startswith(b"ZOS_SERVICE=") for variable in variables)
+    return named and f"ZOS_INSTANCE={instance.name}".encode() in variables
+
+
+async def _kill(pidfd: int, what: str) -> None:
+    """SIGKILL, and wait for the end."""
+    loop = asyncio.get_running_loop()
+    ended = asyncio.Event()
+    loop.add_reader(pidfd, ended.set)
+    try:
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
+            await ended.wait()
+    except ProcessLookupError:
+        return
+    except TimeoutError as error:
+        raise TreeFailed(f"{what} did not end within {SHUTDOWN_TIMEOUT_S:.0f} s") from error
+    finally:
+        loop.remove_reader(pidfd)
+
+
 async def start_tree(instance: Instance, table: Table) -> int:
     """Start hold with `table` in a session of its own and wait until every service was started; returns its pid.
+
+    What a hold that died has left with its keeper is taken over.
 
     Raises:
         TreeFailed: hold said why it could not start, or said nothing in time.
     """
     Path(table.log_dir).mkdir(mode=0o700, parents=True, exist_ok=True)
+    kept = is_kept(instance)
+    if not kept:
+        await end_strays(instance)
     table_fd = os.memfd_create("zos-table", 0)
     os.write(table_fd, encode_msgpack(table))
     os.lseek(table_fd, 0, os.SEEK_SET)
@@ -196,7 +276,8 @@ async def start_tree(instance: Instance, table: Table) -> int:
         try:
             message = await _read_ready(ready_read)
         except BaseException:
-            await asyncio.shield(_end_hold(pid))
+            # One that takes over is killed, so that the keeper still has everything; any other is asked to end all.
+            await asyncio.shield(_end_hold(pid, signal.SIGKILL if kept else signal.SIGTERM))
             raise
     finally:
         for descriptor in (table_fd, ready_read, log, null):
@@ -215,14 +296,14 @@ async def start_tree(instance: Instance, table: Table) -> int:
     return pid
 
 
-async def _end_hold(pid: int) -> None:
+async def _end_hold(pid: int, how: signal.Signals) -> None:
     """End a hold that is our child: SIGTERM is `shutdown` to it, at whatever point of its start it is."""
     pidfd = os.pidfd_open(pid)
     loop = asyncio.get_running_loop()
     ended = asyncio.Event()
     loop.add_reader(pidfd, ended.set)
     try:
-        signal.pidfd_send_signal(pidfd, signal.SIGTERM)
+        signal.pidfd_send_signal(pidfd, how)
         async with asyncio.timeout(SHUTDOWN_TIMEOUT_S):
             await ended.wait()
         os.waitpid(pid, 0)  # noqa: ASYNC222  it has ended

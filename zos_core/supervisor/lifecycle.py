@@ -177,6 +177,7 @@ class Lifecycle:
         self._changed = asyncio.Condition()
         self._exits_pending: set[int] = set()
         self._exits_seen = 0
+        self._reconciled = False
         self._idle_images: list[str] = []
         # By container: what is about to be mounted, or is and not yet in its document.
         self._images_to_come: dict[str, str] = {}
@@ -291,12 +292,14 @@ class Lifecycle:
                 created_ns=self._clock_ns(),
             )
             self._states[name] = state
-            task = self._group.create_task(self._start(state, ports, again=known is not None), name=f"start {name}")
+            task = self._begin(self._start(state, ports, again=known is not None), f"start {name}")
             start = self._starting[name] = Start(request_id=request.request_id, task=task)
             task.add_done_callback(lambda _: self._start_done(name))
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
         await asyncio.wait([start.task])
         if start.task.cancelled():
+            if start.request_id not in self._called_off:
+                raise PeerGone("the supervisor ends, because hold has died", sent=False)
             raise StartCalledOff(f"the start of {name!r} was called off", name=name)
         outcome = start.task.result()
         if isinstance(outcome, ZosError):
@@ -549,6 +552,8 @@ class Lifecycle:
             state = await self._save(state, execs=[*state.execs, started], next_exec=number + 1)
             try:
                 pid = await self._spawn_process("exec", plan, request.args[0], name)
+            except PeerGone:
+                raise  # hold's end: whether it was made, the next supervisor will know
             except ZosError:
                 await self._save(state, execs=[known for known in state.execs if known.id != number])
                 raise
@@ -611,12 +616,15 @@ class Lifecycle:
 
         Of a container of that name that another request made, nothing is touched.
         """
-        self._called_off[request_id] = None
-        while len(self._called_off) > CALLED_OFF_MAX:
-            del self._called_off[next(iter(self._called_off))]
+        self._remember_called_off(request_id)
         state = self._states.get(name)
         if state is not None and state.request.request_id == request_id:
             await self._remove(state)
+
+    def _remember_called_off(self, request_id: str) -> None:
+        self._called_off[request_id] = None
+        while len(self._called_off) > CALLED_OFF_MAX:
+            del self._called_off[next(iter(self._called_off))]
 
     async def _remove(self, state: ContainerState) -> None:
         """End and forget this very container, however far it has come."""
@@ -628,6 +636,7 @@ class Lifecycle:
 
         start = self._starting.get(name)
         if start is not None and start.request_id == state.request.request_id:
+            self._remember_called_off(start.request_id)
             start.task.cancel()
             await asyncio.wait([start.task])
         if there() and self._states[name].status in ("running", "stopping"):
@@ -710,8 +719,11 @@ class Lifecycle:
     # --- exits ---------------------------------------------------------------------------------------------------
 
     def exited(self, record: ExitRecord) -> None:
-        """Take note of an exit that hold reports; each is handled once, in the order of its container's work."""
-        if record.seq <= self._exits_seen or record.seq in self._exits_pending:
+        """Take note of an exit that hold reports; each is handled once, in the order of its container's work.
+
+        One that comes before `reconcile` knows whose it is stays with hold, of whom `reconcile` asks it at its end.
+        """
+        if not self._reconciled or record.seq <= self._exits_seen or record.seq in self._exits_pending:
             return
         self._exits_pending.add(record.seq)
         self._background(self._handle_exit(record), f"exit {record.name}")
@@ -744,6 +756,7 @@ class Lifecycle:
             pid=None,
             exit_code=record.code,
             exit_signal=record.signal,
+            exit_unknown=record.code is None and record.signal is None,
         )
         await self._notify()
         await self._save(state, durable=True)
@@ -856,6 +869,7 @@ class Lifecycle:
             await self._discard(name)
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
+        self._reconciled = True
         for record in await self._exits():
             self.exited(record)
         for state in list(self._states.values()):
@@ -955,9 +969,21 @@ class Lifecycle:
             raise
 
     def _background(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._group.create_task(work, name=name)
+        task = self._begin(work, name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _begin(self, work: Coroutine[None, None, T], name: str) -> asyncio.Task[T]:
+        """A task of this supervisor.
+
+        Raises:
+            PeerGone: it is on its way down, since hold has died; whoever asked asks the next one.
+        """
+        try:
+            return self._group.create_task(work, name=name)
+        except RuntimeError as error:  # the group begins nothing more
+            work.close()
+            raise PeerGone("the supervisor ends, because hold has died", sent=False) from error
 
     def _next_generation(self) -> int:
         """A number that no launch on this machine has had, so that an old exit is never taken for a new one's."""

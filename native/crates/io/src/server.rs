@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use wire::{Channel, WireError};
+use wire::hold::Who;
+use wire::{Channel, Empty, HoldClient, Received, WireError};
 
 /// Connections at once; the supervisor has one, tools a few.
 const CLIENTS_MAX: usize = 256;
@@ -13,7 +14,7 @@ const CLIENTS_MAX: usize = 256;
 const QUEUE_MAX: usize = 1024;
 /// Frames taken from one client before the others have their turn.
 const FRAMES_PER_WAKE: usize = 32;
-/// Descriptors of a request are of no use to any operation here.
+/// Who may ask.
 const ROOT: u32 = 0;
 
 /// One client of the service.
@@ -30,6 +31,8 @@ pub struct Request {
     pub op: String,
     /// The whole map, for [`wire::body`].
     pub map: Vec<u8>,
+    /// Its descriptors; only `hold` has one.
+    pub fds: Vec<OwnedFd>,
 }
 
 #[derive(Debug)]
@@ -93,8 +96,8 @@ impl Server {
         };
         let mut gone = false;
         while requests.len() < FRAMES_PER_WAKE {
-            let map = match one.channel.recv() {
-                Ok(Some(received)) => received.map,
+            let Received { map, fds } = match one.channel.recv() {
+                Ok(Some(received)) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
                     gone = true;
@@ -112,6 +115,7 @@ impl Server {
                 id,
                 op,
                 map,
+                fds,
             });
         }
         if gone {
@@ -181,4 +185,25 @@ impl Server {
 /// The body of a request, or `frame.bad-body`.
 pub fn body<T: serde::de::DeserializeOwned>(request: &Request) -> Result<T, WireError> {
     wire::body(&request.map).map_err(|error| WireError::bad_body(&error))
+}
+
+/// A new hold's channel, and the answer to it (HOLD-TAKE). The answer goes out before anything is asked of that hold,
+/// which waits for it.
+pub fn take_hold(
+    id: u64,
+    map: &[u8],
+    fds: Vec<OwnedFd>,
+) -> Result<(HoldClient, Vec<u8>), WireError> {
+    let Empty {} = wire::body(map).map_err(|error| WireError::bad_body(&error))?;
+    let Ok([channel]) = <[OwnedFd; 1]>::try_from(fds) else {
+        return Err(WireError::new(
+            "frame.bad-body",
+            "hold takes one descriptor",
+        ));
+    };
+    let who = Who {
+        pid: std::process::id() as i32,
+    };
+    let hold = HoldClient::new(Channel::from_fd(channel));
+    Ok((hold, wire::reply(id, &who)))
 }

@@ -2,6 +2,7 @@
 //!
 //! All of it is for programs with one thread. After a fork of such a program the child may run any code.
 
+use std::collections::BTreeSet;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -100,6 +101,38 @@ pub fn fork(flags: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
     }
 }
 
+/// Forks a child that shares this process's table of descriptors, which then outlives this process: the child of a
+/// process that was killed still has all of them, under the same numbers.
+///
+/// Until this process has ended the child must close nothing, and it leaves by [`exit_now`]: its copies of values that
+/// own a descriptor must never be dropped.
+///
+/// # Errors
+/// `EAGAIN`, `ENOMEM`: clone(2).
+pub fn fork_sharing_files() -> io::Result<Forked> {
+    let mut pidfd: RawFd = -1;
+    let mut args = CloneArgs {
+        flags: PIDFD | libc::CLONE_FILES as u64,
+        pidfd: &raw mut pidfd as u64,
+        exit_signal: libc::SIGCHLD as u64,
+        ..CloneArgs::default()
+    };
+    // SAFETY: as in `fork`, but for the shared table: what the child does with it is the caller's promise above.
+    let pid = unsafe { libc::syscall(libc::SYS_clone3, &raw mut args, size_of::<CloneArgs>()) };
+    match pid {
+        -1 => Err(io::Error::last_os_error()),
+        0 => Ok(Forked::Child),
+        pid => {
+            // SAFETY: with CLONE_PIDFD the kernel has stored a new descriptor that nobody else owns.
+            let pidfd = unsafe { OwnedFd::from_raw_fd(pidfd) };
+            Ok(Forked::Parent {
+                pid: pid as i32,
+                pidfd,
+            })
+        }
+    }
+}
+
 /// Forks without a pidfd or flags; gives the child's id in the parent and 0 in the child.
 ///
 /// # Errors
@@ -161,20 +194,36 @@ pub fn execve(path: &CStr, args: &[CString], env: &[CString]) -> io::Error {
 /// # Errors
 /// close_range(2).
 pub fn close_all_but(keep: &[BorrowedFd<'_>]) -> io::Result<()> {
-    let mut keep: Vec<u32> = keep
-        .iter()
-        .map(|fd| fd.as_raw_fd() as u32)
-        .filter(|fd| *fd > 2)
-        .collect();
-    keep.sort_unstable();
+    close_all_but_numbers(&keep.iter().map(AsRawFd::as_raw_fd).collect())
+}
+
+/// Closes every descriptor from 3 up, except those numbers.
+///
+/// # Errors
+/// close_range(2).
+pub fn close_all_but_numbers(keep: &BTreeSet<RawFd>) -> io::Result<()> {
     let mut first: u32 = 3;
-    for fd in keep {
+    for fd in keep.iter().filter(|fd| **fd > 2) {
+        let fd = *fd as u32;
         if fd > first {
             close_range(first, fd - 1)?;
         }
         first = fd + 1;
     }
     close_range(first, u32::MAX)
+}
+
+/// A copy of a descriptor of this process by its number, close-on-exec.
+///
+/// # Errors
+/// `EBADF` for a number that is not open.
+pub fn copy_of(number: RawFd) -> io::Result<OwnedFd> {
+    // SAFETY: fcntl with integers alone.
+    match unsafe { libc::fcntl(number, libc::F_DUPFD_CLOEXEC, 3) } {
+        -1 => Err(io::Error::last_os_error()),
+        // SAFETY: the kernel has made a new descriptor that nobody else owns.
+        fd => Ok(unsafe { OwnedFd::from_raw_fd(fd) }),
+    }
 }
 
 fn close_range(first: u32, last: u32) -> io::Result<()> {

@@ -59,6 +59,20 @@ impl WireError {
         )
     }
 
+    /// `hold.gone`: hold has died, and what was asked of it may be asked of the next one.
+    pub fn hold_gone() -> WireError {
+        WireError::new("hold.gone", "hold has died")
+            .with_hint("zos up starts another, which takes everything over")
+    }
+
+    /// What hold refused, under this code; `hold.gone` when it has died.
+    pub fn of_hold(code: &str, error: &Error) -> WireError {
+        match error {
+            Error::Closed => WireError::hold_gone(),
+            other => WireError::new(code, other.to_string()),
+        }
+    }
+
     /// `frame.bad-body` (FRAME-6).
     pub fn bad_body(cause: &Error) -> WireError {
         WireError::new("frame.bad-body", cause.to_string())

@@ -212,6 +212,13 @@ pub enum Event {
     Other(String),
 }
 
+/// A service's answer to `hold`, with which a new hold gives it its channel (HOLD-TAKE).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Who {
+    /// Its process id.
+    pub pid: i32,
+}
+
 /// Blocking client of hold: one request at a time; events that arrive meanwhile wait for [`HoldClient::event`].
 #[derive(Debug)]
 pub struct HoldClient {

@@ -1,12 +1,15 @@
-//! Registered children and their exits: each exit exactly once. Pure bookkeeping.
+//! Registered children and their exits: each exit exactly once. Bookkeeping, and the record of it.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::io;
+use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
 use linux::wait::Status;
 use wire::hold::{Child, Exit, EXITS_REPLY_MAX};
 use wire::WireError;
 
+use super::record::{SharedRecord, Slot};
 use super::store::Shared;
 
 /// Exits that nobody has acknowledged, and children that will become such.
@@ -21,6 +24,7 @@ pub struct Registered {
     pub child: Child,
     /// Shared with the store's `pidfd/<name>`.
     pub pidfd: Shared,
+    slot: Slot,
 }
 
 /// An end that was seen before its process had a name.
@@ -32,16 +36,40 @@ struct Stranger {
 }
 
 /// The record of all children.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Children {
     by_name: BTreeMap<String, Registered>,
     names: HashMap<i32, String>,
     strangers: VecDeque<Stranger>,
-    exits: VecDeque<Exit>,
+    exits: VecDeque<(Exit, Slot)>,
     last_seq: u64,
+    record: SharedRecord,
 }
 
 impl Children {
+    /// No children.
+    pub fn new(record: SharedRecord) -> Children {
+        Children {
+            by_name: BTreeMap::new(),
+            names: HashMap::new(),
+            strangers: VecDeque::new(),
+            exits: VecDeque::new(),
+            last_seq: 0,
+            record,
+        }
+    }
+
+    /// The exits of a predecessor, in the order of `seq`, and the highest that it gave.
+    pub fn restore_exits(&mut self, exits: &[Exit], last_seq: u64) -> io::Result<()> {
+        self.record.borrow().set_last_seq(last_seq)?;
+        self.last_seq = last_seq;
+        for exit in exits {
+            let slot = self.record.borrow_mut().add_exit(exit)?;
+            self.exits.push_back((exit.clone(), slot));
+        }
+        Ok(())
+    }
+
     /// Whether a child with this name and process id could be registered.
     pub fn check_new(&self, name: &str, pid: i32) -> Result<(), WireError> {
         if let Some(known) = self.by_name.get(name) {
@@ -73,11 +101,16 @@ impl Children {
         self.strangers.iter().any(|stranger| stranger.pid == pid)
     }
 
-    /// Add a child that [`Children::check_new`] accepted.
-    pub fn add(&mut self, child: Child, pidfd: Shared) {
+    /// Add a child that [`Children::check_new`] accepted; in the record, the names that wait for `number` count now.
+    pub fn add(&mut self, child: Child, pidfd: Shared, number: u64) -> io::Result<()> {
+        let slot = self
+            .record
+            .borrow_mut()
+            .add_child(&child, pidfd.as_raw_fd(), number)?;
         self.names.insert(child.pid, child.name.clone());
-        self.by_name
-            .insert(child.name.clone(), Registered { child, pidfd });
+        let known = Registered { child, pidfd, slot };
+        self.by_name.insert(known.child.name.clone(), known);
+        Ok(())
     }
 
     /// The end of a stranger that now has a name: its exit.
@@ -111,7 +144,7 @@ impl Children {
             }
             return None;
         };
-        let Registered { child, pidfd } = self.by_name.remove(&name)?;
+        let Registered { child, pidfd, slot } = self.by_name.remove(&name)?;
         self.last_seq += 1;
         let (code, signal) = match status {
             Some(Status::Exited(code)) => (Some(code), None),
@@ -127,25 +160,28 @@ impl Children {
             signal,
             time_ns,
         };
-        self.exits.push_back(exit.clone());
+        self.record.borrow_mut().child_ended(slot, &exit);
+        self.exits.push_back((exit.clone(), slot));
         Some((exit, pidfd))
     }
 
     /// Exits with a greater `seq`, the first [`EXITS_REPLY_MAX`].
     pub fn exits(&self, after: u64) -> Vec<Exit> {
-        let from = self.exits.partition_point(|exit| exit.seq <= after);
+        let from = self.exits.partition_point(|(exit, _)| exit.seq <= after);
         self.exits
             .iter()
             .skip(from)
             .take(EXITS_REPLY_MAX)
-            .cloned()
+            .map(|(exit, _)| exit.clone())
             .collect()
     }
 
     /// Forget exits up to and including `seq`.
     pub fn acknowledge(&mut self, seq: u64) {
-        let until = self.exits.partition_point(|exit| exit.seq <= seq);
-        self.exits.drain(..until);
+        let until = self.exits.partition_point(|(exit, _)| exit.seq <= seq);
+        for (_, slot) in self.exits.drain(..until) {
+            self.record.borrow_mut().remove(slot);
+        }
     }
 
     /// Whether this pidfd is that of the registered child `pid`.
@@ -173,6 +209,7 @@ impl Children {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Record;
     use super::*;
 
     fn fd() -> Shared {
@@ -190,10 +227,10 @@ mod tests {
 
     #[test]
     fn an_exit_is_reported_once_until_acknowledged() {
-        let mut children = Children::default();
+        let mut children = Children::new(Record::none());
         let pidfd = fd();
         children.check_new("a", 10).unwrap();
-        children.add(child("a", 10), pidfd.clone());
+        children.add(child("a", 10), pidfd.clone(), 0).unwrap();
         assert!(children.is_registered(10, &pidfd));
         assert!(!children.is_registered(10, &fd()));
         assert!(!children.is_registered(11, &pidfd));
@@ -218,10 +255,10 @@ mod tests {
 
     #[test]
     fn a_child_that_ends_before_it_has_a_name() {
-        let mut children = Children::default();
+        let mut children = Children::new(Record::none());
         assert!(children.ended(10, Some(Status::Signaled(9)), 98).is_none());
         assert!(children.has_stranger(10));
-        children.add(child("a", 10), fd());
+        children.add(child("a", 10), fd(), 0).unwrap();
         let (exit, _) = children.adopt(10).unwrap();
         assert_eq!((exit.signal, exit.time_ns), (Some(9), 98));
         assert!(!children.has_stranger(10));
@@ -230,7 +267,7 @@ mod tests {
 
     #[test]
     fn strangers_and_replies_are_bounded() {
-        let mut children = Children::default();
+        let mut children = Children::new(Record::none());
         for pid in 1..=STRANGERS_MAX as i32 + 1 {
             children.ended(pid, Some(Status::Exited(0)), 0);
         }
@@ -238,7 +275,7 @@ mod tests {
         assert!(children.has_stranger(2));
         for pid in 1..=EXITS_MAX as i32 {
             children.check_new("a", pid).unwrap();
-            children.add(child("a", pid), fd());
+            children.add(child("a", pid), fd(), 0).unwrap();
             children.ended(pid, None, 0);
         }
         assert_eq!(children.check_new("a", 1).unwrap_err().code, "hold.full");

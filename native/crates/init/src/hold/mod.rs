@@ -6,20 +6,24 @@
 
 mod children;
 mod connection;
+mod keeper;
 mod log;
 mod ops;
+mod record;
 mod restarts;
 mod rundir;
 mod service;
 mod store;
 mod table;
+mod takeover;
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::{Duration, Instant, SystemTime};
@@ -35,11 +39,14 @@ use wire::Channel;
 
 use children::Children;
 use connection::{Connection, Outgoing, Peer};
+use keeper::{Keeper, Post};
 use log::Log;
+use record::{KeptService, Record, SharedRecord};
 use rundir::RunDir;
 use service::{Ending, Running, Service, State};
 use store::{Shared, Store};
 use table::{Table, DESCRIPTORS_MAX, HOLD_SOCKET, TABLE_MAX};
+use takeover::Taken;
 
 /// Exit statuses (native programs: 90-99).
 const EXIT_USAGE: u8 = 90;
@@ -59,6 +66,9 @@ const REMAINS_TIMEOUT: Duration = Duration::from_secs(10);
 const SWEEP_INTERVAL: Duration = Duration::from_millis(50);
 /// How long hold accepts nobody when it has run out of descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_secs(1);
+
+/// A keeper that ends sooner than this is not started again at once.
+const KEEPER_PAUSE: Duration = Duration::from_secs(1);
 
 /// Keys of epoll; connections and foreign pidfds count on from `FIRST_KEY`.
 const SIGNALS: u64 = 0;
@@ -89,10 +99,23 @@ struct Hold {
     connections: BTreeMap<u64, Connection>,
     /// Registered processes that are not our children, by the key of their pidfd in epoll.
     foreign: BTreeMap<u64, (i32, Shared)>,
+    /// Services that are not our children, likewise.
+    foreign_services: BTreeMap<u64, usize>,
     services: Vec<Service>,
     store: Store,
     children: Children,
+    record: SharedRecord,
+    post: Option<KeeperPost>,
+    keeper: Option<Keeper>,
+    keeper_again: Option<Instant>,
     shutdown: Option<Shutdown>,
+}
+
+/// What our keepers work with.
+struct KeeperPost {
+    listener: OwnedFd,
+    own: OwnedFd,
+    path: PathBuf,
 }
 
 /// Run the role; `args` are those after `hold`.
@@ -150,15 +173,84 @@ fn prepare(table: OwnedFd) -> Result<(Hold, RunDir), String> {
     rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
     linux::process::set_child_subreaper().map_err(failed("PR_SET_CHILD_SUBREAPER"))?;
     let mut run_dir = RunDir::lock(&table.run_dir)?;
+    let taken = match table.keeper {
+        true => takeover::take(&run_dir.keeper_socket()),
+        false => Ok(None),
+    };
+    let takes_over = !matches!(taken, Ok(None));
+    let prepared = taken
+        .map_err(failed("what the last hold left could not be taken over"))
+        .and_then(|taken| build(table, &mut run_dir, taken));
+    let (mut hold, kept) = match prepared {
+        Ok(prepared) => prepared,
+        Err(error) if takes_over => {
+            run_dir.leave();
+            return Err(error);
+        }
+        Err(error) => return Err(error),
+    };
+    for (at, kept) in kept.into_iter().enumerate() {
+        let started = match kept {
+            Some((kept, pidfd)) => hold.adopt(at, &kept, pidfd),
+            None => hold.start(at),
+        };
+        let Err(error) = started else { continue };
+        let name = hold.table.services[at].name.clone();
+        if takes_over {
+            // Containers run, and services serve them: the keeper has everything for who can do it better.
+            run_dir.leave();
+        } else {
+            hold.begin_shutdown("a service could not be started");
+            hold.run();
+        }
+        return Err(format!("service {name}: {error}"));
+    }
+    Ok((hold, run_dir))
+}
+
+/// The processes of services that go on, in the order of the table.
+type KeptProcesses = Vec<Option<(KeptService, Shared)>>;
+
+/// A hold that has everything but services; and those of a predecessor that are to go on.
+fn build(
+    table: Table,
+    run_dir: &mut RunDir,
+    taken: Option<Taken>,
+) -> Result<(Hold, KeptProcesses), String> {
+    let failed = |step: &'static str| move |error: io::Error| format!("{step}: {error}");
     let mut log = Log::open(&table.log_dir);
     let max = descriptors_max(&mut log).min(table.descriptors_max.unwrap_or(DESCRIPTORS_MAX));
-    let mut store = Store::new(max as usize);
+    let record = match table.keeper {
+        true => Record::create().map_err(failed("record"))?,
+        false => Record::none(),
+    };
+    let mut store = Store::new(max as usize, record.clone());
+    let mut children = Children::new(record.clone());
+    let survivor = |name: &str| {
+        let named = |row: &&table::Service| row.survives && row.name == name;
+        table.services.iter().find(named)
+    };
+    if let Some(taken) = &taken {
+        // First of all: what launches and decides must not go on beside its successor.
+        taken
+            .end_services(|kept| survivor(&kept.name).is_some())
+            .map_err(failed("the last hold's services"))?;
+        restore(taken, &table, &mut store, &mut children)?;
+    }
     for listener in &table.listeners {
-        let socket = run_dir.listen(&listener.path, listener.stream)?;
         let name = format!("listen/{}", listener.name);
-        store
-            .put(&name, Rc::new(socket), false, 0)
-            .map_err(|error| error.to_string())?;
+        if store.has(&name) {
+            run_dir.adopt(&listener.path);
+            continue;
+        }
+        let socket = Rc::new(run_dir.listen(&listener.path, listener.stream)?);
+        match survivor(&listener.name) {
+            Some(_) => store
+                .put(&name, socket, false, 0)
+                .map_err(|error| error.to_string())?,
+            // Nobody answers there when hold has gone, so nobody is to wait there.
+            None => store.put_for_life(&name, socket),
+        }
     }
     let listener = run_dir.listen(HOLD_SOCKET, false)?;
     rustix::io::ioctl_fionbio(&listener, true).map_err(|error| failed("FIONBIO")(error.into()))?;
@@ -172,6 +264,11 @@ fn prepare(table: OwnedFd) -> Result<(Hold, RunDir), String> {
         epoll::add(&epoll, fd, EventData::new_u64(key), EventFlags::IN)
             .map_err(|error| failed("epoll")(error.into()))?;
     }
+    let kept: KeptProcesses = table
+        .services
+        .iter()
+        .map(|row| taken.as_ref().filter(|_| row.survives)?.service(&row.name))
+        .collect();
     let now = Instant::now();
     let services = table
         .services
@@ -189,9 +286,14 @@ fn prepare(table: OwnedFd) -> Result<(Hold, RunDir), String> {
         next_key: FIRST_KEY,
         connections: BTreeMap::new(),
         foreign: BTreeMap::new(),
+        foreign_services: BTreeMap::new(),
         services,
         store,
-        children: Children::default(),
+        children,
+        record,
+        post: None,
+        keeper: None,
+        keeper_again: None,
         shutdown: None,
     };
     let version = env!("CARGO_PKG_VERSION");
@@ -199,15 +301,101 @@ fn prepare(table: OwnedFd) -> Result<(Hold, RunDir), String> {
         "hold {version}, pid {}, room for {max} descriptors",
         std::process::id()
     ));
-    for at in 0..hold.services.len() {
-        if let Err(error) = hold.start(at) {
-            let name = hold.table.services[at].name.clone();
-            hold.begin_shutdown("a service could not be started");
-            hold.run();
-            return Err(format!("service {name}: {error}"));
+    let registered: Vec<(i32, Shared)> = hold
+        .children
+        .iter()
+        .map(|known| (known.child.pid, known.pidfd.clone()))
+        .collect();
+    for (pid, pidfd) in registered {
+        hold.watch_pidfd(pid, pidfd);
+    }
+    for (at, kept) in kept.iter().enumerate() {
+        let Some((kept, pidfd)) = kept else { continue };
+        // Before our keeper is in charge: who comes after us, even now, must know of it.
+        let slot = hold.record.borrow_mut().add_service(
+            &kept.name,
+            kept.generation,
+            kept.pid,
+            pidfd.as_raw_fd(),
+        );
+        let slot = slot.map_err(failed("record"))?;
+        hold.services[at].generation = kept.generation;
+        hold.services[at].state = State::Running(Running {
+            pid: kept.pid,
+            pidfd: pidfd.clone(),
+            slot,
+            foreign: None,
+            connection: 0,
+            ready_by: None,
+            ready: false,
+            ending: Ending::No,
+        });
+    }
+    if hold.table.keeper {
+        let (listener, socket) = run_dir.listen_as_keeper()?;
+        hold.record
+            .borrow()
+            .set_socket(socket.0, socket.1)
+            .map_err(failed("record"))?;
+        let own = linux::process::open(rustix::process::getpid().as_raw_nonzero().get())
+            .map_err(failed("pidfd_open"))?;
+        hold.post = Some(KeeperPost {
+            listener,
+            own,
+            path: run_dir.keeper_socket(),
+        });
+        hold.start_keeper().map_err(failed("keeper"))?;
+        run_dir.publish_keeper()?;
+    }
+    if let Some(taken) = taken {
+        // It sees by itself that it is not in charge any more, should it not hear this.
+        if let Err(error) = taken.keeper.done() {
+            hold.log.say(&format!("the last hold's keeper: {error}"));
+        }
+        hold.log.say(&format!(
+            "took over from the last hold: {} descriptors, {} children, {} exits",
+            hold.store.len(),
+            hold.children.len(),
+            hold.children.exits(0).len()
+        ));
+    }
+    Ok((hold, kept))
+}
+
+/// Descriptors, children and exits of a predecessor.
+fn restore(
+    taken: &Taken,
+    table: &Table,
+    store: &mut Store,
+    children: &mut Children,
+) -> Result<(), String> {
+    let kept = &taken.kept;
+    let fd = |number: &i32| {
+        let missing = || format!("descriptor {number} was not handed over");
+        taken.fds.get(number).cloned().ok_or_else(missing)
+    };
+    let is_child = |name: &str| kept.children.iter().any(|(child, _)| child.name == name);
+    let is_listener = |name: &str| table.listeners.iter().any(|listener| listener.name == name);
+    for (name, number) in &kept.names {
+        let counts = match name.split_once('/') {
+            Some(("pidfd", name)) => is_child(name),
+            Some(("listen", name)) if !name.contains('/') => is_listener(name),
+            _ => true,
+        };
+        if counts {
+            store
+                .put(name, fd(number)?, false, 0)
+                .map_err(|error| error.to_string())?;
         }
     }
-    Ok((hold, run_dir))
+    for (child, number) in &kept.children {
+        children
+            .add(child.clone(), fd(number)?, 0)
+            .map_err(|error| format!("record: {error}"))?;
+    }
+    children
+        .restore_exits(&kept.exits, kept.last_seq)
+        .map_err(|error| format!("record: {error}"))
 }
 
 fn read_table(fd: OwnedFd) -> Result<Table, String> {
@@ -283,6 +471,9 @@ impl Hold {
                     SIGNALS => self.take_signals(),
                     LISTENER => self.accept(),
                     key if self.foreign.contains_key(&key) => self.foreign_ended(key, event.flags),
+                    key if self.foreign_services.contains_key(&key) => {
+                        self.foreign_service_ended(key)
+                    }
                     key => self.take_requests(key, event.flags),
                 }
             }
@@ -296,6 +487,7 @@ impl Hold {
         of_services
             .chain(of_shutdown)
             .chain(self.accept_again)
+            .chain(self.keeper_again)
             .min()
     }
 
@@ -304,6 +496,10 @@ impl Hold {
         if self.accept_again.is_some_and(|at| at <= now) {
             self.accept_again = None;
             self.listen(EventFlags::IN);
+        }
+        if self.keeper_again.is_some_and(|at| at <= now) {
+            self.keeper_again = None;
+            self.renew_keeper();
         }
         if self.shutdown.is_some() {
             self.advance_shutdown(now);
@@ -360,6 +556,20 @@ impl Hold {
             service.generation,
             &self.own_program,
         )?;
+        let slot = self.record.borrow_mut().add_service(
+            &row.name,
+            service.generation,
+            pid,
+            pidfd.as_raw_fd(),
+        );
+        let slot = match slot {
+            Ok(slot) => slot,
+            Err(error) => {
+                // Reaped as a stranger.
+                let _ = linux::pidfd::send_signal(&pidfd, SIGKILL);
+                return Err(error);
+            }
+        };
         let is_fallback = service.fallback_until.is_some();
         let ready_by = match row.ready_timeout_ms {
             0 => None,
@@ -368,7 +578,9 @@ impl Hold {
         };
         service.state = State::Running(Running {
             pid,
-            pidfd,
+            pidfd: Rc::new(pidfd),
+            slot,
+            foreign: None,
             connection: self.next_key,
             ready_by,
             ready: false,
@@ -379,6 +591,104 @@ impl Hold {
         self.connect(channel, Peer::Service(at));
         self.tell_service(at, if is_fallback { "fallback" } else { "started" }, pid);
         Ok(())
+    }
+
+    /// Take on a predecessor's service, over a channel of our own; one that does not answer is started anew.
+    fn adopt(&mut self, at: usize, kept: &KeptService, pidfd: Shared) -> io::Result<()> {
+        let row = &self.table.services[at];
+        let named = |listener: &&table::Listener| listener.name == row.name;
+        let channel = match self.table.listeners.iter().find(named) {
+            Some(listener) => {
+                takeover::hand_over(&self.table.run_dir.join(&listener.path), kept.pid)
+            }
+            None => Err(io::Error::other("it has no listener of its own")),
+        };
+        let channel = match channel {
+            Ok(channel) => channel,
+            Err(error) => {
+                self.log.say(&format!(
+                    "service {} of the last hold, pid {}: {error}; it is started anew",
+                    row.name, kept.pid
+                ));
+                takeover::end(&pidfd)?;
+                self.forget_process(at);
+                return self.start(at);
+            }
+        };
+        let ready_by = match row.ready_timeout_ms {
+            0 => None,
+            limit => Some(Instant::now() + Duration::from_millis(limit.into())),
+        };
+        let key = self.new_key();
+        epoll::add(&self.epoll, &pidfd, EventData::new_u64(key), EventFlags::IN)?;
+        self.foreign_services.insert(key, at);
+        let connection = self.next_key;
+        if let Some(running) = self.services[at].running_mut() {
+            running.foreign = Some(key);
+            running.connection = connection;
+            running.ready_by = ready_by;
+        }
+        self.log.say(&format!(
+            "service {} goes on, pid {}",
+            self.table.services[at].name, kept.pid
+        ));
+        self.connect(channel, Peer::Service(at));
+        Ok(())
+    }
+
+    /// The process of a service is no more: it goes from the record before its pidfd is closed.
+    fn forget_process(&mut self, at: usize) -> Option<Running> {
+        let service = &mut self.services[at];
+        if !matches!(service.state, State::Running(_)) {
+            return None;
+        }
+        let State::Running(running) = std::mem::replace(&mut service.state, State::Stopped) else {
+            return None;
+        };
+        self.record.borrow_mut().remove(running.slot);
+        if let Some(key) = running.foreign {
+            let _ = epoll::delete(&self.epoll, &running.pidfd);
+            self.foreign_services.remove(&key);
+        }
+        Some(running)
+    }
+
+    // -- the keeper
+
+    fn start_keeper(&mut self) -> io::Result<()> {
+        let record = self.record.borrow();
+        let (Some(post), Some(record)) = (&self.post, record.fd()) else {
+            return Ok(());
+        };
+        self.keeper = Some(keeper::start(Post {
+            record,
+            listener: post.listener.as_fd(),
+            hold: post.own.as_fd(),
+            path: &post.path,
+        })?);
+        Ok(())
+    }
+
+    /// The keeper has ended: another takes its place, at once unless it did not last.
+    fn keeper_ended(&mut self, keeper: &Keeper, status: Status) {
+        if self.shutdown.is_some() {
+            return;
+        }
+        self.log
+            .say(&format!("the keeper ended, pid {}: {status:?}", keeper.pid));
+        if keeper.since.elapsed() < KEEPER_PAUSE {
+            self.keeper_again = Some(Instant::now() + KEEPER_PAUSE);
+        } else {
+            self.renew_keeper();
+        }
+    }
+
+    fn renew_keeper(&mut self) {
+        if let Err(error) = self.start_keeper() {
+            self.log
+                .say(&format!("the keeper could not be started: {error}"));
+            self.keeper_again = Some(Instant::now() + KEEPER_PAUSE);
+        }
     }
 
     // -- signals and processes
@@ -407,33 +717,37 @@ impl Hold {
                     .is_some_and(|running| running.pid == ended.pid)
             };
             let service = self.services.iter().position(is_it);
-            if let Err(error) = linux::wait::reap(ended.pid) {
+            let keeper = self.keeper.take_if(|keeper| keeper.pid == ended.pid);
+            // Before it is reaped: an end that nobody can ask for any more is in the record.
+            let exit = match (service, &keeper) {
+                (None, None) => self.children.ended(ended.pid, Some(ended.status), now_ns()),
+                _ => None,
+            };
+            let reaped = linux::wait::reap(ended.pid);
+            match (service, keeper) {
+                (Some(at), _) => self.service_ended(at, Some(ended.status)),
+                (None, Some(keeper)) => self.keeper_ended(&keeper, ended.status),
+                (None, None) => self.tell_exit(exit),
+            }
+            if let Err(error) = reaped {
                 // Cannot happen to a child that has just been seen; waitid would show it again and again.
                 self.log.say(&format!("waitid of {}: {error}", ended.pid));
                 return true;
             }
-            match service {
-                Some(at) => self.service_ended(at, ended.status),
-                None => {
-                    let exit = self.children.ended(ended.pid, Some(ended.status), now_ns());
-                    self.tell_exit(exit);
-                }
-            }
         }
     }
 
-    fn service_ended(&mut self, at: usize, status: Status) {
-        let row = &self.table.services[at];
-        let service = &mut self.services[at];
-        let State::Running(running) = std::mem::replace(&mut service.state, State::Stopped) else {
+    fn service_ended(&mut self, at: usize, status: Option<Status>) {
+        let Some(running) = self.forget_process(at) else {
             return;
         };
+        let row = &self.table.services[at];
         self.log.say(&format!(
             "service {} ended, pid {}: {status:?}",
             row.name, running.pid
         ));
         if self.shutdown.is_none() {
-            service.ended(row, Instant::now());
+            self.services[at].ended(row, Instant::now());
         }
         // What it said before it ended still counts: the child whose launcher was killed has its name.
         for _ in 0..DRAIN_MAX {
@@ -443,6 +757,16 @@ impl Hold {
         }
         self.disconnect(running.connection, None);
         self.tell_service(at, "ended", running.pid);
+    }
+
+    fn foreign_service_ended(&mut self, key: u64) {
+        let Some(at) = self.foreign_services.get(&key).copied() else {
+            return;
+        };
+        let status = self.services[at]
+            .running()
+            .and_then(|running| linux::pidfd::exit_status(&running.pidfd).ok().flatten());
+        self.service_ended(at, status);
     }
 
     /// Learn from its pidfd how a process that is not our child ends.

@@ -188,14 +188,21 @@ impl Hold {
         let whose = self.whose(pid, &pidfd)?;
         let mut items = vec![(pidfd_name, pidfd.clone())];
         items.extend(keep.into_iter().zip(fds));
-        self.store.put_all(items, self.children.len() + 1)?;
+        let names: Vec<String> = items.iter().map(|(name, _)| name.clone()).collect();
+        let number = self.record.borrow_mut().next_number();
+        let pending = self.store.put_all(items, self.children.len() + 1, number)?;
         let child = Child {
             name: name.clone(),
             generation,
             pid,
             start_ns: now_ns(),
         };
-        self.children.add(child, pidfd.clone());
+        if let Err(error) = self.children.add(child, pidfd.clone(), number) {
+            self.store.settle(pending);
+            self.store.drop_names(&names);
+            return Err(WireError::step("hold.step", "record", &error));
+        }
+        self.store.settle(pending);
         match whose {
             Whose::Ours => {}
             Whose::Reaped => {

@@ -11,7 +11,7 @@ use rustix::fs::{FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
-use super::table::LOCK_FILE;
+use super::table::{KEEPER_SOCKET, KEEPER_SOCKET_NEW, LOCK_FILE};
 
 /// Connections that wait while a service is away; more wait in connect(2).
 const BACKLOG: i32 = 512;
@@ -25,6 +25,7 @@ pub struct RunDir {
     path: PathBuf,
     lock: File,
     sockets: Vec<PathBuf>,
+    left: bool,
 }
 
 impl RunDir {
@@ -49,6 +50,7 @@ impl RunDir {
                         path: path.to_owned(),
                         lock,
                         sockets: Vec::new(),
+                        left: false,
                     })
                 }
                 Attempt::Gone => {}
@@ -72,10 +74,47 @@ impl RunDir {
         self.sockets.push(path);
         Ok(socket)
     }
+
+    /// A socket that a predecessor listens at is ours to remove.
+    pub fn adopt(&mut self, file: &str) {
+        self.sockets.push(self.path.join(file));
+    }
+
+    /// Where the keeper answers.
+    pub fn keeper_socket(&self) -> PathBuf {
+        self.path.join(KEEPER_SOCKET)
+    }
+
+    /// Listen for whoever comes after us, not yet under the name that it looks for: the socket, its device and inode.
+    pub fn listen_as_keeper(&mut self) -> Result<(OwnedFd, (u64, u64)), String> {
+        let socket = self.listen(KEEPER_SOCKET_NEW, false)?;
+        let path = self.path.join(KEEPER_SOCKET_NEW);
+        let meta = path
+            .symlink_metadata()
+            .map_err(|error| format!("{}: {error}", path.display()))?;
+        Ok((socket, (meta.dev(), meta.ino())))
+    }
+
+    /// Our keeper is in charge from now on, and a predecessor's no more.
+    pub fn publish_keeper(&mut self) -> Result<(), String> {
+        let (from, to) = (self.path.join(KEEPER_SOCKET_NEW), self.keeper_socket());
+        std::fs::rename(&from, &to).map_err(|error| format!("{}: {error}", to.display()))?;
+        self.sockets.push(to);
+        Ok(())
+    }
+
+    /// Leave everything in place, for whoever takes over.
+    pub fn leave(mut self) {
+        self.sockets.clear();
+        self.left = true;
+    }
 }
 
 impl Drop for RunDir {
     fn drop(&mut self) {
+        if self.left {
+            return;
+        }
         for path in &self.sockets {
             let _ = std::fs::remove_file(path);
         }

@@ -11,7 +11,9 @@ use wire::hold::ServiceStatus;
 use wire::Channel;
 
 use super::log::open_rotated;
+use super::record::Slot;
 use super::restarts::{back_off, Next, Restarts};
+use super::store::Shared;
 use super::table::{self, Table};
 
 /// How far the end of a process has come that hold wants to end.
@@ -31,7 +33,11 @@ pub struct Running {
     /// Its process id.
     pub pid: i32,
     /// Its pidfd.
-    pub pidfd: OwnedFd,
+    pub pidfd: Shared,
+    /// Where the record has it.
+    pub slot: Slot,
+    /// Key of its pidfd in epoll, if it is a predecessor's child and not ours.
+    pub foreign: Option<u64>,
     /// Key of the connection that is its descriptor 3.
     pub connection: u64,
     /// When it must have said `ready`, until it has.

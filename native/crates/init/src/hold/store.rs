@@ -1,27 +1,46 @@
-//! Descriptors by name. Pure bookkeeping: nothing here makes a system call but the close of what is forgotten.
+//! Descriptors by name. Bookkeeping: nothing here makes a system call but the record's, and the close of what is forgotten.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
 use wire::WireError;
 
+use super::record::{SharedRecord, Slot};
+
 /// A descriptor that the store, a child's record and replies on their way share.
 pub type Shared = Rc<OwnedFd>;
+
+/// A kept descriptor and where the record has it.
+#[derive(Debug)]
+struct Item {
+    fd: Shared,
+    slot: Slot,
+}
 
 /// The store.
 #[derive(Debug)]
 pub struct Store {
-    names: BTreeMap<String, Shared>,
+    names: BTreeMap<String, Item>,
     max: usize,
+    record: SharedRecord,
+}
+
+/// Names of a `register` that the record has as pending, and what they replaced.
+#[derive(Debug)]
+#[must_use]
+pub struct Pending {
+    new: Vec<Slot>,
+    old: Vec<Item>,
 }
 
 impl Store {
     /// An empty store with room for `max` descriptors.
-    pub fn new(max: usize) -> Store {
+    pub fn new(max: usize, record: SharedRecord) -> Store {
         Store {
             names: BTreeMap::new(),
             max,
+            record,
         }
     }
 
@@ -54,16 +73,41 @@ impl Store {
         if !exists {
             self.check_room(1, elsewhere)?;
         }
-        self.names.insert(name.to_owned(), fd);
+        let slot = self.record.borrow_mut().add_name(name, fd.as_raw_fd());
+        let slot = slot.map_err(|error| WireError::step("hold.step", "record", &error))?;
+        let old = self.names.insert(name.to_owned(), Item { fd, slot });
+        self.forget(old);
         Ok(())
     }
 
+    /// Keep a descriptor that ends with this process, whatever outlives it.
+    pub fn put_for_life(&mut self, name: &str, fd: Shared) {
+        let old = self.names.insert(name.to_owned(), Item { fd, slot: None });
+        self.forget(old);
+    }
+
+    /// Whether there is such a name.
+    pub fn has(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    /// The record first: what it names is open.
+    fn forget(&mut self, item: Option<Item>) -> bool {
+        if let Some(item) = &item {
+            self.record.borrow_mut().remove(item.slot);
+        }
+        item.is_some()
+    }
+
     /// Keep all of them, replacing what had those names, or none.
+    ///
+    /// `number` is that of the child with which they will count in the record; then comes [`Store::settle`].
     pub fn put_all(
         &mut self,
         items: Vec<(String, Shared)>,
         elsewhere: usize,
-    ) -> Result<(), WireError> {
+        number: u64,
+    ) -> Result<Pending, WireError> {
         let mut new = 0;
         for (at, (name, _)) in items.iter().enumerate() {
             check_name(name)?;
@@ -76,8 +120,42 @@ impl Store {
             new += usize::from(!self.names.contains_key(name));
         }
         self.check_room(new, elsewhere)?;
-        self.names.extend(items);
-        Ok(())
+        let mut slots = Vec::with_capacity(items.len());
+        for (name, fd) in &items {
+            let slot = self
+                .record
+                .borrow_mut()
+                .add_pending(name, fd.as_raw_fd(), number);
+            match slot {
+                Ok(slot) => slots.push(slot),
+                Err(error) => {
+                    for slot in slots {
+                        self.record.borrow_mut().remove(slot);
+                    }
+                    return Err(WireError::step("hold.step", "record", &error));
+                }
+            }
+        }
+        let mut pending = Pending {
+            new: slots.clone(),
+            old: Vec::new(),
+        };
+        for ((name, fd), slot) in items.into_iter().zip(slots) {
+            pending
+                .old
+                .extend(self.names.insert(name, Item { fd, slot }));
+        }
+        Ok(pending)
+    }
+
+    /// The child of these names is in the record.
+    pub fn settle(&mut self, pending: Pending) {
+        for slot in pending.new {
+            self.record.borrow_mut().settle(slot);
+        }
+        for item in pending.old {
+            self.forget(Some(item));
+        }
     }
 
     /// The descriptors of these names in this order, or the first missing name as an error.
@@ -89,7 +167,10 @@ impl Store {
                     format!("nothing is kept as {}", shown(name)),
                 )
             };
-            self.names.get(name).cloned().ok_or_else(missing)
+            self.names
+                .get(name)
+                .map(|item| item.fd.clone())
+                .ok_or_else(missing)
         };
         names.iter().map(find).collect()
     }
@@ -109,10 +190,12 @@ impl Store {
 
     /// Forget names; how many there were.
     pub fn drop_names(&mut self, names: &[String]) -> usize {
-        names
-            .iter()
-            .filter(|name| self.names.remove(*name).is_some())
-            .count()
+        let mut dropped = 0;
+        for name in names {
+            let item = self.names.remove(name);
+            dropped += usize::from(self.forget(item));
+        }
+        dropped
     }
 
     /// Forget `name` if it still is this very descriptor.
@@ -120,15 +203,18 @@ impl Store {
         if self
             .names
             .get(name)
-            .is_some_and(|kept| Rc::ptr_eq(kept, fd))
+            .is_some_and(|kept| Rc::ptr_eq(&kept.fd, fd))
         {
-            self.names.remove(name);
+            let item = self.names.remove(name);
+            self.forget(item);
         }
     }
 
     /// Forget everything.
     pub fn clear(&mut self) {
-        self.names.clear();
+        for item in std::mem::take(&mut self.names).into_values() {
+            self.forget(Some(item));
+        }
     }
 
     fn check_room(&self, new: usize, elsewhere: usize) -> Result<(), WireError> {
@@ -166,6 +252,7 @@ pub fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::Record;
     use super::*;
 
     fn fd() -> Shared {
@@ -178,7 +265,7 @@ mod tests {
 
     #[test]
     fn put_get_list_drop() {
-        let mut store = Store::new(4);
+        let mut store = Store::new(4, Record::none());
         for name in ["log/a/stdout", "log/b/stdout", "log"] {
             store.put(name, fd(), false, 0).unwrap();
         }
@@ -197,7 +284,7 @@ mod tests {
 
     #[test]
     fn all_or_none_and_the_limit() {
-        let mut store = Store::new(2);
+        let mut store = Store::new(2, Record::none());
         store.put("a", fd(), false, 0).unwrap();
         assert_eq!(code(store.put("b", fd(), false, 1)), "hold.full");
         let items = |names: &[&str]| {
@@ -206,18 +293,25 @@ mod tests {
                 .map(|name| ((*name).to_owned(), fd()))
                 .collect::<Vec<_>>()
         };
-        assert_eq!(code(store.put_all(items(&["b", "c"]), 0)), "hold.full");
-        assert_eq!(code(store.put_all(items(&["b", "b"]), 0)), "hold.bad-name");
-        assert_eq!(code(store.put_all(items(&["b", ""]), 0)), "hold.bad-name");
+        assert_eq!(code(store.put_all(items(&["b", "c"]), 0, 0)), "hold.full");
+        assert_eq!(
+            code(store.put_all(items(&["b", "b"]), 0, 0)),
+            "hold.bad-name"
+        );
+        assert_eq!(
+            code(store.put_all(items(&["b", ""]), 0, 0)),
+            "hold.bad-name"
+        );
         assert_eq!(store.len(), 1);
-        store.put_all(items(&["a", "b"]), 0).unwrap();
+        let pending = store.put_all(items(&["a", "b"]), 0, 0).unwrap();
+        store.settle(pending);
         store.put("b", fd(), true, 0).unwrap();
         assert_eq!(store.len(), 2);
     }
 
     #[test]
     fn exactly_this_descriptor() {
-        let mut store = Store::new(2);
+        let mut store = Store::new(2, Record::none());
         let (old, new) = (fd(), fd());
         store.put("a", new.clone(), false, 0).unwrap();
         store.drop_exactly("a", &old);

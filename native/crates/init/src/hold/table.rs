@@ -18,6 +18,9 @@ const RESTARTS_MAX: u32 = 1_000;
 pub const HOLD_SOCKET: &str = "hold.sock";
 /// Hold's lock file.
 pub const LOCK_FILE: &str = "lock";
+/// The keeper's socket, and its name until it is in charge.
+pub const KEEPER_SOCKET: &str = "keep.sock";
+pub const KEEPER_SOCKET_NEW: &str = "keep.sock.new";
 /// Descriptors that hold keeps at most.
 pub const DESCRIPTORS_MAX: u32 = 16_384;
 
@@ -34,6 +37,9 @@ pub struct Table {
     /// Descriptors to keep at most, for small machines and tests; by default 16,384.
     #[serde(default)]
     pub descriptors_max: Option<u32>,
+    /// Whether a keeper stands by, so that what is kept outlives hold (HOLD-KEEP).
+    #[serde(default)]
+    pub keeper: bool,
     /// Sockets that outlive the services.
     pub listeners: Vec<Listener>,
     /// Started in this order, ended in the reverse.
@@ -87,6 +93,9 @@ pub struct Service {
     pub restarts_max: u32,
     /// Length of the window, and of the fallback's life.
     pub restart_window_ms: u32,
+    /// It goes on without hold, and takes a new hold's channel over the listener of its own name (HOLD-TAKE).
+    #[serde(default)]
+    pub survives: bool,
     /// Arguments (of the same program) that run when the service does not stay up.
     #[serde(default)]
     pub fallback: Option<Vec<String>>,
@@ -124,7 +133,7 @@ impl Table {
                 "more than {SERVICES_MAX} services or {LISTENERS_MAX} listeners"
             ));
         }
-        let mut paths = BTreeSet::from([HOLD_SOCKET, LOCK_FILE]);
+        let mut paths = BTreeSet::from([HOLD_SOCKET, LOCK_FILE, KEEPER_SOCKET, KEEPER_SOCKET_NEW]);
         let mut names = BTreeSet::new();
         for listener in &self.listeners {
             if !name_is_valid(&format!("listen/{}", listener.name)) || !names.insert(&listener.name)

@@ -15,7 +15,12 @@ pub trait Step<T> {
 
 impl<T, E: Into<io::Error>> Step<T> for Result<T, E> {
     fn step(self, name: &str) -> Outcome<T> {
-        self.map_err(|error| WireError::step("spawn.step", name, &error.into()))
+        let failed = |error: io::Error| WireError::step("spawn.step", name, &error);
+        let done = self.map_err(|error| failed(error.into()))?;
+        match super::fault::taken() {
+            None => Ok(done),
+            Some(error) => Err(failed(error)),
+        }
     }
 }
 
@@ -32,6 +37,7 @@ pub fn bad_value(message: impl Into<String>) -> WireError {
 /// What hold, the kernel's end of the world for spawn, refused or failed to do.
 pub fn from_hold(step: &str, error: wire::Error) -> WireError {
     match error {
+        wire::Error::Closed => WireError::hold_gone(),
         wire::Error::Io(error) => WireError::step("spawn.step", step, &error),
         wire::Error::Remote(error) if error.code == "hold.exists" => {
             WireError::new("spawn.exists", error.message)

@@ -6,6 +6,7 @@ use linux::clone::Forked;
 use wire::Channel;
 
 use super::failure::{Outcome, Step};
+use super::fault::{self, Side};
 
 /// What a helper has done: an encoded reply body and descriptors.
 #[derive(Debug)]
@@ -69,6 +70,7 @@ fn run(
             pidfd,
         }),
         Forked::Child => super::launch::never_return(|| {
+            fault::enter(Side::Helper);
             if flags == 0 {
                 let _ = linux::privilege::die_with_parent();
                 if rustix::process::getppid() != Some(us) {

@@ -10,6 +10,7 @@ use linux::clone::{
 use linux::sigwait;
 
 use super::failure::{Outcome, Step};
+use super::fault::{self, Side};
 use super::helper::Done;
 use super::payload::{self, Report, EXIT_FAILED};
 use super::request::{Launch, Program};
@@ -60,6 +61,7 @@ pub fn container(
     fds: &Descriptors<'_>,
     report: &Report,
 ) -> Outcome<()> {
+    fault::enter(Side::Child);
     let mut keep = vec![fds.go, fds.stdout, fds.stderr, report.fd()];
     keep.extend(netns);
     if let Image::Detached(mount) = image {
@@ -152,6 +154,7 @@ pub fn enter(
     match linux::clone::fork(PARENT, None).step("clone3")? {
         Forked::Parent { pid, pidfd } => Ok(Done::new(&Cloned { pid }, vec![pidfd])),
         Forked::Child => never_return(|| {
+            fault::enter(Side::Child);
             if close_all_but(&[fds.go, report.fd()]).is_err() {
                 exit_now(EXIT_FAILED);
             }

@@ -3,6 +3,7 @@
 mod context;
 mod elf;
 mod failure;
+mod fault;
 mod helper;
 mod image;
 mod launch;
@@ -49,21 +50,25 @@ struct Options {
     state: PathBuf,
     /// Names of `probe` that are to be taken as missing: the mechanisms of older kernels are used.
     without: Vec<String>,
+    /// Faults on purpose, for tests.
+    faults: Option<PathBuf>,
 }
 
 impl Options {
     fn parse(args: Vec<OsString>) -> Option<Options> {
-        let (mut state, mut without) = (None, Vec::new());
+        let (mut state, mut without, mut faults) = (None, Vec::new(), None);
         let mut args = args.into_iter();
         while let Some(arg) = args.next() {
             let value = args.next()?;
             match arg.to_str()? {
                 "--state" => state = Some(PathBuf::from(value)),
                 "--without" => without = value.to_str()?.split(',').map(str::to_owned).collect(),
+                "--faults" => faults = Some(PathBuf::from(value)),
                 _ => return None,
             }
         }
         Some(Options {
+            faults,
             state: state.filter(|path| path.is_absolute())?,
             without,
         })
@@ -84,10 +89,13 @@ fn run(options: &Options) -> Outcome<()> {
         .into_iter()
         .next()
         .ok_or_else(|| failure::bad_value("hold has no listen/spawn"))?;
+    let faults = fault::Orders::open(options.faults.as_deref()).step("faults")?;
     let place = place::Place::enter(&options.state)?;
     let layers = probe::layers(&place, &options.without)?;
+    server::Server::let_run_all(&mut hold)?;
     hold.ready().map_err(|error| from_hold("ready", error))?;
-    server::Server::new(hold, listener, place, layers, options.without.clone()).run()
+    let without = options.without.clone();
+    server::Server::new(hold, listener, place, layers, without, faults).run()
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use serde::Serialize;
 use wire::{Channel, HoldClient, Received, WireError};
 
 use super::failure::{bad_value, from_hold, Outcome, Step};
+use super::fault;
 use super::helper::{self, Done, Helper};
 use super::image::{self, Layers};
 use super::launch::{self, Cloned, Descriptors, NAMESPACES};
@@ -33,6 +34,9 @@ const JOBS_MAX: usize = 256;
 const WAITING_MAX: usize = 4_096;
 /// How long what is at work may still take when hold has gone (HOLD-EOF).
 const LAST_WORK_MAX: Duration = Duration::from_secs(5);
+
+/// Prefix of the names under which hold has the word for processes that have a name and do not run yet (SPAWN-GO).
+const GO: &str = "go/";
 
 /// Who asked, and under which number.
 #[derive(Debug, Clone, Copy)]
@@ -168,6 +172,7 @@ pub struct Server {
     layers: Layers,
     file_backed: Option<bool>,
     without: Vec<String>,
+    faults: fault::Orders,
     connections: BTreeMap<u64, Channel>,
     jobs: BTreeMap<u64, Job>,
     waiting: VecDeque<(Asker, Request)>,
@@ -196,6 +201,7 @@ impl Server {
         place: Place,
         layers: Layers,
         without: Vec<String>,
+        faults: fault::Orders,
     ) -> Server {
         Server {
             hold,
@@ -204,6 +210,7 @@ impl Server {
             layers,
             file_backed: None,
             without,
+            faults,
             connections: BTreeMap::new(),
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
@@ -211,6 +218,18 @@ impl Server {
             attached: HashSet::new(),
             last_number: 0,
         }
+    }
+
+    /// Lets run what a predecessor had registered and not let run any more (SPAWN-GO).
+    pub fn let_run_all(hold: &mut HoldClient) -> Outcome<()> {
+        let words = hold.list(GO).map_err(|error| from_hold("list", error))?;
+        for fd in hold.get(&words).map_err(get_failed)? {
+            // One that has ended meanwhile, or had the word already, does not take it.
+            let _ = rustix::io::write(&fd, &[1]);
+        }
+        hold.drop_names(&words)
+            .map_err(|error| from_hold("drop", error))?;
+        Ok(())
     }
 
     /// Serves until hold has gone.
@@ -388,6 +407,7 @@ impl Server {
     }
 
     fn start(&mut self, asker: Asker, subject: Option<String>, request: Request) -> Outcome<()> {
+        self.faults.arm();
         match request {
             Request::Probe => {
                 let (place, without, layers) = (&self.place, &self.without, &self.layers);
@@ -653,9 +673,11 @@ impl Server {
             format!("log/{}/stdout", new.name),
             format!("log/{}/stderr", new.name),
         ];
+        let word = format!("{GO}{}", new.name);
         let keep = [
             (streams[0].as_str(), new.stdout.as_fd()),
             (streams[1].as_str(), new.stderr.as_fd()),
+            (word.as_str(), new.go.as_fd()),
         ];
         if let Err(error) = self
             .hold
@@ -665,7 +687,16 @@ impl Server {
             let _ = linux::pidfd::send_signal(&pidfd, linux::signal::SIGKILL);
             return Err(from_hold("register", error));
         }
-        rustix::io::write(&new.go, &[1]).step("go")?;
+        if let Err(error) = rustix::io::write(&new.go, &[1]).step("go") {
+            // Whoever asked is told that nothing runs.
+            let _ = linux::pidfd::send_signal(&pidfd, linux::signal::SIGKILL);
+            let _ = self.hold.drop_names(&[word]);
+            self.forget_process(&new.name);
+            return Err(error);
+        }
+        self.hold
+            .drop_names(&[word])
+            .map_err(|error| from_hold("drop", error))?;
         let then = Then::Running {
             pid,
             generation: new.generation,

@@ -3,6 +3,7 @@
 use super::events::Events;
 use super::images::Images;
 use super::plan::{self, FetchObject, Fetched, ImageName, Plan};
+use crate::server::take_hold;
 use rustix::event::{poll, PollFd, PollFlags};
 use rustix::net::sockopt;
 use std::os::fd::{AsFd, OwnedFd};
@@ -88,6 +89,10 @@ impl Control {
                 break;
             };
             let op = op.to_owned();
+            if op == "hold" {
+                self.meet_hold(channel, id, received);
+                continue;
+            }
             let control = self.clone();
             let to = channel.clone();
             let map = received.map;
@@ -112,6 +117,18 @@ impl Control {
             }
         }
         self.events.unsubscribe(channel);
+    }
+
+    /// A new hold in the place of one that died (HOLD-TAKE).
+    fn meet_hold(&self, channel: &Channel, id: u64, received: wire::Received) {
+        let (hold, reply) = match take_hold(id, &received.map, received.fds) {
+            Ok((hold, reply)) => (Some(hold), reply),
+            Err(error) => (None, wire::error(id, &error)),
+        };
+        let _ = channel.send(&reply, &[]);
+        if let Some(Err(error)) = hold.map(|hold| self.images.meet_hold(hold)) {
+            eprintln!("the new hold: {error}");
+        }
     }
 
     fn answer(&self, channel: &Arc<Channel>, id: u64, op: &str, map: &[u8]) {

@@ -7,6 +7,7 @@ use super::plan::{self, Added, Plan, Status};
 use fetch::Image;
 use linux::slots::Slots;
 use std::collections::HashMap;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -53,6 +54,8 @@ pub struct Images {
     /// A place is locked while its image is being opened or closed, so that others need not wait for its sources.
     places: Mutex<HashMap<String, Arc<Place>>>,
     stopping: AtomicBool,
+    /// The channel of a new hold, until the main thread watches it.
+    new_life: Mutex<Option<OwnedFd>>,
 }
 
 impl Images {
@@ -64,7 +67,21 @@ impl Images {
             events,
             places: Mutex::new(HashMap::new()),
             stopping: AtomicBool::new(false),
+            new_life: Mutex::new(None),
         }
+    }
+
+    /// A new hold has taken the place of one that died.
+    pub fn meet_hold(&self, hold: HoldClient) -> Result<(), wire::Error> {
+        let life = hold.as_fd().try_clone_to_owned()?;
+        *lock(&self.hold) = hold;
+        *lock(&self.new_life) = Some(life);
+        self.ready()
+    }
+
+    /// What [`Images::meet_hold`] left to be watched.
+    pub fn new_life(&self) -> Option<OwnedFd> {
+        lock(&self.new_life).take()
     }
 
     /// Tells hold that requests are answered from now on.
@@ -113,12 +130,7 @@ impl Images {
         let kept = linux::memfd::sealed("plan", &bytes)
             .map_err(wire::Error::from)
             .and_then(|memfd| lock(&self.hold).put(&name, memfd, true));
-        kept.map_err(|error| {
-            WireError::new(
-                "blockd.hold",
-                format!("hold does not keep the plan: {error}"),
-            )
-        })?;
+        kept.map_err(|error| WireError::of_hold("blockd.hold", &error))?;
         Ok(added)
     }
 
@@ -228,7 +240,11 @@ impl Images {
             )
             .with_hint("spawn's fuse_open comes before add")
         };
-        let mut fds = lock(&self.hold).get(&names).map_err(missing)?.into_iter();
+        let got = lock(&self.hold).get(&names);
+        let mut fds = match got {
+            Err(wire::Error::Closed) => return Err(WireError::hold_gone()),
+            other => other.map_err(missing)?.into_iter(),
+        };
         let (Some(fuse), Some(slots)) = (fds.next(), fds.next()) else {
             return Err(missing(wire::Error::Closed));
         };
@@ -319,12 +335,7 @@ impl Images {
         }
         lock(&self.hold)
             .drop_names(&[format!("plan/{image}")])
-            .map_err(|error| {
-                WireError::new(
-                    "blockd.hold",
-                    format!("hold does not drop the plan: {error}"),
-                )
-            })?;
+            .map_err(|error| WireError::of_hold("blockd.hold", &error))?;
         Ok(())
     }
 

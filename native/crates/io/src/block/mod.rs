@@ -71,19 +71,25 @@ fn run() -> Result<(), wire::Error> {
     images.restore()?;
     Control::start(listener, images.clone(), events)?;
     images.ready()?;
-    wait_for_end(&signals, &life, &images)?;
+    wait_for_end(&signals, life, &images)?;
     images.stop(STOP_GRACE);
     Ok(())
 }
 
 /// Returns on SIGTERM, or when hold has gone and nobody reads any more: containers do not notice the end of
 /// hold (BLOCKD-LIFE-2, BLOCKD-LIFE-3).
-fn wait_for_end(signals: &OwnedFd, life: &OwnedFd, images: &Images) -> Result<(), wire::Error> {
+///
+/// A new hold's channel is watched in the place of the old one from the moment its end is seen.
+fn wait_for_end(signals: &OwnedFd, mut life: OwnedFd, images: &Images) -> Result<(), wire::Error> {
     let mut orphan = false;
     loop {
+        if let Some(new) = orphan.then(|| images.new_life()).flatten() {
+            life = new;
+            orphan = false;
+        }
         let mut fds = vec![PollFd::new(signals, PollFlags::IN)];
         if !orphan {
-            fds.push(PollFd::new(life, PollFlags::RDHUP));
+            fds.push(PollFd::new(&life, PollFlags::RDHUP));
         }
         let timeout = orphan.then(|| ORPHAN_POLL.try_into().unwrap_or_default());
         match poll(&mut fds, timeout.as_ref()) {

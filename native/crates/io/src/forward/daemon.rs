@@ -14,7 +14,7 @@ use wire::{Empty, HoldClient, WireError};
 
 use super::relay::{End, Flow, Pool, Progress};
 use super::rule::{check_name, Addresses, Rule};
-use crate::server::{body, ClientId, Request, Server};
+use crate::server::{body, take_hold, ClientId, Request, Server};
 use crate::service::{self, Failure};
 
 /// Connections at once; more wait in the listeners' backlogs.
@@ -157,10 +157,10 @@ impl Daemon {
         Ok(daemon)
     }
 
-    /// Until SIGTERM; or, without hold, until the last connection has ended.
+    /// Until SIGTERM; or, without hold, until there is no port and no connection.
     pub fn run(mut self) -> Result<(), Failure> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        while self.hold.is_some() || !self.connections.is_empty() {
+        while self.hold.is_some() || !self.ports.is_empty() || !self.connections.is_empty() {
             let timeout = self
                 .timeout()
                 .and_then(|timeout| Timespec::try_from(timeout).ok());
@@ -241,6 +241,9 @@ impl Daemon {
         let mut unusable: Vec<String> = alone.cloned().collect();
         for name in names {
             let kept = [format!("rule/port/{name}"), format!("listen/port/{name}")];
+            if self.find(&name).is_some() && listeners.contains(&kept[1]) {
+                continue;
+            }
             let restored = match listeners.contains(&kept[1]) {
                 true => self.restore_one(&name, hold.get(&kept)?),
                 false => false,
@@ -332,7 +335,18 @@ impl Daemon {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return;
         }
-        for request in self.server.receive(self.epoll.as_fd(), client) {
+        for mut request in self.server.receive(self.epoll.as_fd(), client) {
+            if request.op == "hold" {
+                let fds = std::mem::take(&mut request.fds);
+                match take_hold(request.id, &request.map, fds) {
+                    Ok((hold, reply)) => {
+                        self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
+                        self.meet_hold(hold);
+                    }
+                    Err(error) => self.server.answer(self.epoll.as_fd(), &request, Err(error)),
+                }
+                continue;
+            }
             let result = self.perform(&request);
             self.server.answer(self.epoll.as_fd(), &request, result);
         }
@@ -387,10 +401,7 @@ impl Daemon {
                 format!("{RULES_MAX} ports are published already"),
             ));
         }
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("forward.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         let listener = listen_at(listen)?;
         let bound = bound_address(&listener).unwrap_or(listen);
         let kept = rule
@@ -402,7 +413,7 @@ impl Daemon {
             .and_then(|()| hold.put(&names[1], &listener, true));
         if let Err(error) = put {
             let _ = hold.drop_names(&names);
-            return Err(WireError::new("forward.hold-refused", error.to_string()));
+            return Err(WireError::of_hold("forward.hold-refused", &error));
         }
         self.open(name, rule, bound, connect, listener)?;
         Ok(bound)
@@ -410,14 +421,11 @@ impl Daemon {
 
     fn remove(&mut self, name: &str) -> Result<(), WireError> {
         check_name(name)?;
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("forward.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         // The rule last: what has no listener is dropped at the next start.
         for kept in [format!("listen/port/{name}"), format!("rule/port/{name}")] {
             hold.drop_names(&[kept])
-                .map_err(|error| WireError::new("forward.hold-refused", error.to_string()))?;
+                .map_err(|error| WireError::of_hold("forward.hold-refused", &error))?;
         }
         if let Some(port) = self.find(name).and_then(|id| self.ports.remove(&id)) {
             let _ = epoll::delete(&self.epoll, &port.listener);
@@ -618,10 +626,25 @@ impl Daemon {
         if hold.event_timeout(Duration::ZERO).is_err() {
             let _ = epoll::delete(&self.epoll, &*hold);
             self.hold = None;
-            for port in self.ports.values() {
-                let _ = epoll::delete(&self.epoll, &port.listener);
+        }
+    }
+
+    /// A new hold in the place of one that died (HOLD-TAKE); what was left half done with that one is settled.
+    fn meet_hold(&mut self, mut hold: HoldClient) {
+        if let Some(old) = self.hold.take() {
+            let _ = epoll::delete(&self.epoll, &old);
+        }
+        let data = EventData::new_u64(service::HOLD);
+        let met = epoll::add(&self.epoll, &hold, data, EventFlags::IN)
+            .map_err(|error| wire::Error::Io(error.into()))
+            .and_then(|()| hold.ready())
+            .and_then(|()| self.restore(&mut hold));
+        match met {
+            Ok(()) => self.hold = Some(hold),
+            Err(error) => {
+                let _ = epoll::delete(&self.epoll, &hold);
+                eprintln!("zos-io forward: the new hold: {error}");
             }
-            self.ports.clear();
         }
     }
 }

@@ -16,7 +16,7 @@ use super::buffer::{Buffer, CHUNK_MAX};
 use super::files::{list, Files, Limits};
 use super::name::{Name, Stream};
 use super::record::Take;
-use crate::server::{body, ClientId, Request, Server};
+use crate::server::{body, take_hold, ClientId, Request, Server};
 use crate::service::{self, now_ns, Failure};
 
 /// The memory of a take, in hold.
@@ -212,6 +212,12 @@ impl Daemon {
             }
         }
         self.finish_take()?;
+        self.attach_all(&kept);
+        Ok(())
+    }
+
+    /// Take every pipe of these names of hold's.
+    fn attach_all(&mut self, kept: &[String]) {
         let names: BTreeSet<Name> = kept
             .iter()
             .filter_map(|kept| Name::of_pipe(kept))
@@ -222,7 +228,6 @@ impl Daemon {
                 eprintln!("zos-io log: attach {}: {error}", name.as_str());
             }
         }
-        Ok(())
     }
 
     /// Write what a predecessor had read, or learn that it had not.
@@ -248,11 +253,8 @@ impl Daemon {
 
     /// Take the pipes of a log that hold has and that are not taken yet.
     fn attach(&mut self, name: &Name, limits: Option<Limits>) -> Result<(), WireError> {
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("logd.no-hold", "hold has gone"))?;
-        let refused = |error: wire::Error| WireError::new("logd.hold-refused", error.to_string());
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let refused = |error: wire::Error| WireError::of_hold("logd.hold-refused", &error);
         let mut found = Vec::new();
         for stream in Stream::ALL {
             if let Some(fd) = hold.get_one(&name.pipe(stream)).map_err(refused)? {
@@ -403,7 +405,18 @@ impl Daemon {
         if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
             return;
         }
-        for request in self.server.receive(self.epoll.as_fd(), client) {
+        for mut request in self.server.receive(self.epoll.as_fd(), client) {
+            if request.op == "hold" {
+                let fds = std::mem::take(&mut request.fds);
+                match take_hold(request.id, &request.map, fds) {
+                    Ok((hold, reply)) => {
+                        self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
+                        self.meet_hold(hold);
+                    }
+                    Err(error) => self.server.answer(self.epoll.as_fd(), &request, Err(error)),
+                }
+                continue;
+            }
             let result = self.perform(&request);
             let watched = request.op == "watch" && result.is_ok();
             self.server.answer(self.epoll.as_fd(), &request, result);
@@ -472,10 +485,7 @@ impl Daemon {
 
     /// Stop, forget and delete a log and those of its execs. What is not there is no error: a removal may be repeated.
     fn remove(&mut self, name: &Name) -> Result<(), WireError> {
-        let hold = self
-            .hold
-            .as_mut()
-            .ok_or_else(|| WireError::new("logd.no-hold", "hold has gone"))?;
+        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
         let gone: Vec<u64> = self
             .pipes
             .iter()
@@ -489,8 +499,7 @@ impl Daemon {
         }
         let mut kept = Vec::new();
         for prefix in ["log/", "logslot/"] {
-            let refused =
-                |error: wire::Error| WireError::new("logd.hold-refused", error.to_string());
+            let refused = |error: wire::Error| WireError::of_hold("logd.hold-refused", &error);
             for one in hold
                 .list(&format!("{prefix}{}", name.as_str()))
                 .map_err(refused)?
@@ -579,6 +588,24 @@ impl Daemon {
                 && self.server.is_idle(watch.client) == Some(true)
         });
         news.map(|watch| watch.told_at + WATCH_INTERVAL).min()
+    }
+
+    /// A new hold in the place of one that died: whatever it has and is not taken yet is taken now.
+    fn meet_hold(&mut self, hold: HoldClient) {
+        if let Some(old) = self.hold.take() {
+            let _ = epoll::delete(&self.epoll, &old);
+        }
+        let data = EventData::new_u64(service::HOLD);
+        if let Err(error) = epoll::add(&self.epoll, &hold, data, EventFlags::IN) {
+            eprintln!("zos-io log: watch the new hold: {error}");
+            return;
+        }
+        let hold = self.hold.insert(hold);
+        let kept = hold.ready().and_then(|()| hold.list("log/"));
+        match kept {
+            Ok(kept) => self.attach_all(&kept),
+            Err(error) => eprintln!("zos-io log: the new hold: {error}"),
+        }
     }
 
     /// Nothing is asked of hold but answers; what comes here is its end.
