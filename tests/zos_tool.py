@@ -42,6 +42,7 @@ class Zos:
             "PYTHONPATH": str(ROOT),
             "XDG_CONFIG_HOME": str(home / "config"),
             "XDG_DATA_HOME": str(home / "data"),
+            **{name: os.environ[name] for name in ("ZOS_NATIVE",) if name in os.environ},
         }
 
     @property
