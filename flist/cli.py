@@ -60,7 +60,6 @@ FLIST = Group(
             ),
             examples=(("sudo zos flist extract web ./rootfs", "with all owners, times and attributes"),),
         ),
-<<<<<<< HEAD
         "cat": Verb(
             summary="Print one file of an image; only what holds it is fetched",
             handler="flist.cat:cat",
@@ -71,7 +70,7 @@ FLIST = Group(
                 UNSIGNED,
             ),
             examples=(("zos flist cat web /etc/os-release", "without mounting or extracting it"),),
-=======
+        ),
         "sign": Verb(
             summary="Add a signature of your own key to an image",
             handler="flist.publisher_commands:sign",
@@ -103,7 +102,6 @@ FLIST = Group(
                 "owns it there, unless the hub's operator says who may.\n"
                 "Readers see the whole revision or nothing of it."
             ),
->>>>>>> 76cff4d (hub: Take publications, atomic and resumed, and log them in a Merkle tree)
         ),
         "mount": Verb(
             summary="Mount an image on a directory, fetched while it is read",

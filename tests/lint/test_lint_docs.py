@@ -15,12 +15,8 @@ SOURCES = sorted(
     if "target" not in path.relative_to(ROOT).parts
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-<<<<<<< HEAD
-RULE = re.compile(r"\b(?:ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG)(?:-[A-Z]+)*-\d+\b")
-=======
-PREFIXES = "MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG|LOGHUB|PUB|REQSIG|REV"
+PREFIXES = "ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG|LOGHUB|PUB|REQSIG|REV"
 RULE = re.compile(rf"\b(?:{PREFIXES})(?:-[A-Z]+)*-\d+\b")
->>>>>>> 76cff4d (hub: Take publications, atomic and resumed, and log them in a Merkle tree)
 
 
 def test_lint_docs_links_lead_somewhere() -> None:
