@@ -71,6 +71,38 @@ FLIST = Group(
             ),
             examples=(("zos flist cat web /etc/os-release", "without mounting or extracting it"),),
         ),
+        "sign": Verb(
+            summary="Add a signature of your own key to an image",
+            handler="flist.publisher_commands:sign",
+            arguments=(
+                IMAGE,
+                argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
+            ),
+            examples=(
+                ("zos flist sign web", "after `zos key import`: with the key that you have now"),
+                ("zos flist sign theirs.flist", "vouch for a file that you have looked at"),
+            ),
+            details="`zos flist build` signs by itself. Of your own publisher the name is signed anew, too.",
+        ),
+        "publish": Verb(
+            summary="Send an image to a hub, from where others run it",
+            handler="flist.publisher_commands:publish",
+            arguments=(
+                argument("image", metavar="IMAGE", help="[hub/][publisher/]name[:tag] in your store"),
+                argument("--hub", metavar="URL", complete="", help="default: the name's, else http://127.0.0.1:7080"),
+                argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
+            ),
+            plans=True,
+            examples=(
+                ("zos flist publish web --hub https://hub.example", "only what the hub lacks is sent"),
+                ("zos flist publish web", "broken off? the same again goes on where it was"),
+            ),
+            details=(
+                "The hub knows you by your own key. The first key that publishes under a name of a publisher\n"
+                "owns it there, unless the hub's operator says who may.\n"
+                "Readers see the whole revision or nothing of it."
+            ),
+        ),
         "mount": Verb(
             summary="Mount an image on a directory, fetched while it is read",
             handler="flist.commands:mount",
@@ -105,11 +137,26 @@ HUB = Group(
             arguments=(
                 argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
                 argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7080", help="default: 127.0.0.1:7080"),
+                argument("--publishers", metavar="FILE", help="who may publish (default: the first key owns a name)"),
+                argument(
+                    "--name",
+                    action="append",
+                    default=[],
+                    complete="",
+                    metavar="HOST[:PORT]",
+                    help="what publishers call this hub, where that is not its address; may be repeated",
+                ),
+                argument("--read-only", action="store_true", help="take no publications, keep no log"),
             ),
-            details="SIGTERM ends it cleanly.\nStatistics are at /v1/statistics, the API at /openapi.json.",
+            details=(
+                "SIGTERM ends it cleanly.\nStatistics are at /v1/statistics, the API at /openapi.json.\n"
+                "--publishers takes a file like trusted.json: "
+                '{"version": 1, "publishers": {"jane": ["ed25519:..."]}}.'
+            ),
             examples=(
                 ("zos hub serve", "your own store, on loopback"),
                 ("zos hub serve --store /srv/store --listen 0.0.0.0:7080", "to the network"),
+                ("zos hub serve --name hub.example --publishers who.json", "behind a proxy, for those in the file"),
             ),
         ),
     },

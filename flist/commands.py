@@ -11,9 +11,20 @@ from pathlib import Path
 
 from flist.build import BuildResult, plan_tree
 from flist.build import build as build_image
+from flist.errors import RevisionNotNew
 from flist.extract import extract as extract_tree
+from flist.guard import RevisionGuard
 from flist.manifest import FILE_MAX, SignedManifest
-from flist.names import ImageName, NameRecord, is_file, parse_record, resolve, sign_record
+from flist.names import (
+    Floors,
+    ImageName,
+    NameRecord,
+    SignedRecord,
+    is_file,
+    parse_record,
+    resolve,
+    sign_record,
+)
 from flist.sign import sign_manifest, verify_manifest
 from flist.store import ObjectMissing, Store, open_store
 from flist.verify import verify as verify_image
@@ -29,15 +40,9 @@ from zos_core.base.progress import size_text
 from zos_core.base.threads import in_thread
 from zos_core.base.verbs import Console
 
-__all__ = ["build", "extract", "inspect", "load_image", "mount", "unmount", "verify"]
+__all__ = ["build", "extract", "inspect", "load_image", "mount", "unmount", "user_guard", "verify"]
 
 BLOCK = 4096
-
-
-class RevisionNotNew(ZosError):
-    """A name's revision never goes back, and one revision is one image."""
-
-    code, http_status, exit_status = "flist.revision-not-new", 409, 45
 
 
 class Built(Record, frozen=True, kw_only=True):
@@ -104,7 +109,15 @@ class MountReport(Record, frozen=True, kw_only=True):
     reason: str
 
 
-async def load_image(text: str, store: Store, keyring: Keyring, *, unsigned: bool = False) -> SignedManifest:
+def user_guard() -> RevisionGuard:
+    """How high revisions have been, as far as the calling user has seen."""
+    user = account()
+    return RevisionGuard(user.data_dir / "revisions", owner=user.owner)
+
+
+async def load_image(
+    text: str, store: Store, keyring: Keyring, *, unsigned: bool = False, floors: Floors | None = None
+) -> SignedManifest:
     """The image that a person means: a .flist file, or a name in a store; its signature is verified.
 
     Args:
@@ -112,6 +125,7 @@ async def load_image(text: str, store: Store, keyring: Keyring, *, unsigned: boo
         store: where names are looked up.
         keyring: whose trusted keys count, and whose publisher stands before a bare name.
         unsigned: do not ask a file for a signature.
+        floors: how high revisions have been; the calling user's by default.
 
     Raises:
         UsageError: `unsigned` with a name.
@@ -125,7 +139,8 @@ async def load_image(text: str, store: Store, keyring: Keyring, *, unsigned: boo
     if unsigned:
         raise UsageError("--unsigned goes with a .flist FILE", hint="an image by its name is always signed")
     name = ImageName.parse(text, publisher=keyring.publisher())
-    return await resolve(store, name, trusted=keyring.trusted, now_s=time.time_ns() // 1_000_000_000)
+    now_s = time.time_ns() // 1_000_000_000
+    return await resolve(store, name, trusted=keyring.trusted, now_s=now_s, floors=floors or user_guard())
 
 
 # --- build ---------------------------------------------------------------------------------------------------------
@@ -173,16 +188,17 @@ async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int 
     """The revision to build, and the digest of the image that it replaces.
 
     The same revision may be built again: the image must come out the same, so it replaces what that one replaced.
+    What was seen elsewhere counts as well: a store that was deleted does not begin at 1 again.
     """
     record = await _record(store, name, keyring)
+    floor = user_guard().revisions.floor(name.repository, name.tag, trusted=keyring.trusted)
+    highest = max(0 if record is None else record.revision, 0 if floor is None else floor.revision)
+    if asked is not None and asked < highest:
+        raise RevisionNotNew(f"{name} has revision {highest} already", hint=f"say --revision {highest + 1}, or nothing")
     if record is None:
-        return asked or 1, None
+        return asked or highest + 1, None
     if asked is None or asked > record.revision:
-        return asked or record.revision + 1, record.digest
-    if asked < record.revision:
-        raise RevisionNotNew(
-            f"{name} has revision {record.revision} already", hint=f"say --revision {record.revision + 1}, or nothing"
-        )
+        return asked or highest + 1, record.digest
     known = SignedManifest.parse(await store.get(f"manifest/{record.digest.hex()}"))
     return asked, known.manifest.prev
 
@@ -205,7 +221,11 @@ async def _give_name(store: Store, name: ImageName, revision: int, digest: bytes
             digest=record.digest.hex(),
         )
     new = NameRecord(name=name.repository, tag=name.tag, digest=digest, revision=revision)
-    await store.put(name.path, sign_record(new, keyring.own_key()))
+    key = keyring.own_key()
+    signed, guard = SignedRecord(new, key.public), user_guard()
+    await guard.check(store, signed, trusted=keyring.trusted)
+    await store.put(name.path, sign_record(new, key))
+    await guard.remember(signed)
 
 
 async def _show_plan(tree: Path, name: ImageName, revision: int, store: Store, console: Console) -> None:

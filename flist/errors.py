@@ -1,4 +1,7 @@
-"""Errors of images: formats and the build. Exit statuses 20-33 (34-49 are those of stores, mounts and names)."""
+"""Errors of images: formats, the build, revisions. Exit statuses 20-30 and 45.
+
+31-33 are those of the hub, 34-49 those of stores, mounts and names.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,8 @@ __all__ = [
     "LocatorInvalid",
     "ManifestInvalid",
     "MetaInvalid",
+    "RevisionNotNew",
+    "RevisionWentBack",
     "TreeUnreadable",
     "TreeUnsupported",
 ]
@@ -48,3 +53,15 @@ class TreeUnreadable(ZosError):
     """A part of the tree cannot be read, or went away while it was read."""
 
     code, http_status, exit_status = "flist.tree-unreadable", 422, 25
+
+
+class RevisionNotNew(ZosError):
+    """A name's revision never goes back, and one revision is one image: there is this one, or a higher one, already."""
+
+    code, http_status, exit_status = "flist.revision-not-new", 409, 45
+
+
+class RevisionWentBack(ZosError):
+    """A store answers with an older revision than was seen before, or with another image of the same (REV-1)."""
+
+    code, http_status, exit_status = "flist.revision-went-back", 409, 30

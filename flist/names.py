@@ -16,13 +16,13 @@ import re
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Protocol
 
 from msgspec import Meta
 
 from flist.errors import ManifestInvalid
 from flist.manifest import NAME_PATTERN, Manifest, SignedManifest
-from flist.sign import NAME_CONTEXT, TRUST_HINT, SignatureInvalid, UntrustedPublisher, verify_manifest
+from flist.sign import NAME_CONTEXT, SignatureInvalid, UntrustedPublisher, trust_hint, verify_manifest
 from flist.store import ObjectMissing, Store
 from native.errors import ZosError
 from zos_core.base.document import Document, decode_canonical, encode_msgpack
@@ -31,16 +31,20 @@ from zos_core.base.keyring import KEY_BYTES, PUBLISHER_PATTERN, SIGNATURE_BYTES,
 
 __all__ = [
     "TAG_DEFAULT",
+    "TAG_PATTERN",
+    "Floors",
     "ImageExpired",
     "ImageName",
     "NameInvalid",
     "NameRecord",
     "NameUnknown",
+    "SignedRecord",
     "Trusted",
     "check_expiry",
     "fetch_manifest",
     "is_file",
     "parse_record",
+    "read_record",
     "resolve",
     "sign_record",
 ]
@@ -177,6 +181,23 @@ def parse_record(data: bytes, *, trusted: Trusted) -> NameRecord:
         NameInvalid: not a record of version 1.
         SignatureInvalid, UntrustedPublisher: it proves nothing.
     """
+    return read_record(data, trusted=trusted).record
+
+
+@dataclass(frozen=True, slots=True)
+class SignedRecord:
+    """A record and the key that signed it."""
+
+    record: NameRecord
+    public: bytes
+
+
+def read_record(data: bytes, *, trusted: Trusted | None) -> SignedRecord:
+    """As `parse_record`, with the key; `trusted` None accepts any key, as a hub does that only keeps order.
+
+    Raises:
+        NameInvalid, SignatureInvalid, UntrustedPublisher: as `parse_record`.
+    """
     if len(data) < _HEADER.size:
         raise NameInvalid("a name record is too short")
     magic, version, length = _HEADER.unpack_from(data)
@@ -191,49 +212,73 @@ def parse_record(data: bytes, *, trusted: Trusted) -> NameRecord:
         raise NameInvalid(error.message) from error
     public, signature = data[end : end + KEY_BYTES], data[end + KEY_BYTES :]
     publisher = record.name.partition("/")[0]
-    if public not in trusted(publisher):
+    if trusted is not None and public not in trusted(publisher):
         raise UntrustedPublisher(
             f"{record.name}:{record.tag} is signed by {key_id(public)}, which is not trusted for {publisher}",
-            hint=TRUST_HINT,
+            hint=trust_hint(publisher, public),
             publisher=publisher,
         )
     if not is_signature(public, NAME_CONTEXT, data[:end], signature):
         raise SignatureInvalid(f"the signature of {record.name}:{record.tag} is wrong", publisher=publisher)
-    return record
+    return SignedRecord(record, public)
 
 
 # --- From a name to a manifest -------------------------------------------------------------------------------------
 
 
-async def resolve(store: Store, name: ImageName, *, trusted: Trusted, now_s: int) -> SignedManifest:
+class Floors(Protocol):
+    """What keeps revisions from going back; `guard.RevisionGuard`."""
+
+    async def learn(self, store: Store, name: ImageName, *, trusted: Trusted) -> None:
+        """Before a record is read: find out how high a name has been."""
+
+    async def check(self, store: Store, signed: SignedRecord, *, trusted: Trusted) -> None:
+        """Refuse a record that is older."""
+
+    async def remember(self, signed: SignedRecord) -> None:
+        """Take note of a record whose image was verified."""
+
+
+async def resolve(store: Store, name: ImageName, *, trusted: Trusted, now_s: int, floors: Floors) -> SignedManifest:
     """The manifest that a name means, verified: digest, name, revision, signature, expiry (NAME-4).
+
+    The log is asked before the record, because a hub shows a revision in its log only when its name is in place.
 
     Args:
         store: where to look.
         name: with a digest, the record is not asked.
         trusted: keys that may sign for a publisher.
         now_s: the clock, in seconds since the epoch.
+        floors: how high revisions have been; a name with a digest is not held to them.
 
     Raises:
+        RevisionWentBack: a higher revision of the name was seen, here or in the hub's log.
         NameUnknown: the store has no such name or no such manifest.
         NameInvalid, ManifestInvalid: the store holds something else there.
         SignatureInvalid, UntrustedPublisher: nobody who is trusted has signed it.
         ImageExpired: it must not be started any more.
     """
-    revision: int | None = None
+    seen: SignedRecord | None = None
     digest = name.digest
     if digest is None:
-        record = parse_record(await _get(store, name.path, str(name)), trusted=trusted)
+        await floors.learn(store, name, trusted=trusted)
+        seen = read_record(await _get(store, name.path, str(name)), trusted=trusted)
+        record = seen.record
         if (record.name, record.tag) != (name.repository, name.tag):
             raise NameInvalid(f"the store answered {name} with the record of {record.name}:{record.tag}")
-        digest, revision = record.digest, record.revision
+        await floors.check(store, seen, trusted=trusted)
+        digest = record.digest
     signed = await fetch_manifest(store, digest)
     manifest = signed.manifest
     if manifest.name != name.repository:
         raise ManifestInvalid(f"{digest.hex()} is {manifest.name}, not {name.repository}")
-    if revision is not None and manifest.revision != revision:
-        raise ManifestInvalid(f"{name} is revision {revision} by its name and {manifest.revision} by its manifest")
+    if seen is not None and manifest.revision != seen.record.revision:
+        raise ManifestInvalid(
+            f"{name} is revision {seen.record.revision} by its name and {manifest.revision} by its manifest"
+        )
     verify_manifest(signed, trusted=trusted)
+    if seen is not None:
+        await floors.remember(seen)
     check_expiry(manifest, now_s=now_s)
     return signed
 

@@ -10,16 +10,15 @@ from zos_core.base.keyring import Key, is_signature, key_id
 
 __all__ = [
     "NAME_CONTEXT",
-    "TRUST_HINT",
     "SignatureInvalid",
     "Unsigned",
     "UntrustedPublisher",
     "sign_manifest",
+    "trust_hint",
     "verify_manifest",
 ]
 
 NAME_CONTEXT = b"zos/flist/name/v1\0"
-TRUST_HINT = "if you trust that key, add it to trusted.json beside your own key.json"
 
 
 class SignatureInvalid(ZosError):
@@ -38,6 +37,11 @@ class Unsigned(ZosError):
     """No signature at all; only `--unsigned FILE` runs such an image."""
 
     code, http_status, exit_status = "flist.unsigned", 403, 40
+
+
+def trust_hint(publisher: str, public: bytes) -> str:
+    """What a person does who trusts a key that is not trusted yet."""
+    return f"if that is the publisher's key, and you trust it: zos trust add {publisher} {key_id(public)}"
 
 
 def sign_manifest(signed: SignedManifest, key: Key) -> SignedManifest:
@@ -63,7 +67,7 @@ def verify_manifest(signed: SignedManifest, *, trusted: Callable[[str], Sequence
         by = key_id(signed.signatures[0].key)
         raise UntrustedPublisher(
             f"{name} is signed by {by}, which is not trusted for {publisher}",
-            hint=TRUST_HINT,
+            hint=trust_hint(publisher, signed.signatures[0].key),
             publisher=publisher,
         )
     for each in ours:

@@ -22,6 +22,7 @@ from pathlib import Path
 
 import uvloop
 
+from flist.guard import RevisionGuard
 from flist.mount import ImageMounts
 from zos_core.base.document import decode_msgpack
 from zos_core.base.frame import Channel, PeerGone
@@ -76,7 +77,11 @@ async def run_node(config: NodeConfig, hold: Channel) -> None:
                 registry=Registry(config.state_dir / "documents"),
                 network=network,
                 cgroups=cgroups,
-                resolve=functools.partial(resolve_image, now_s=lambda: time.time_ns() // 1_000_000_000),
+                resolve=functools.partial(
+                    resolve_image,
+                    now_s=lambda: time.time_ns() // 1_000_000_000,
+                    floors=RevisionGuard(config.state_dir / "revisions"),
+                ),
                 state_dir=config.state_dir,
                 clock_ns=time.time_ns,
                 group=group,

@@ -1,21 +1,45 @@
-"""Serve a directory store over HTTP: objects with ranges, and what was sent (docs/spec/hub.md). Reading only."""
+"""Serve a directory store over HTTP: objects with ranges, what was sent (docs/spec/hub.md), publishing and the log."""
 
 from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Collection
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from aiohttp import hdrs, web
 
-from flist.hub.endpoints import STATISTICS, HubStatistics, KindStatistics
+from flist.hub.endpoints import (
+    COMMIT,
+    ENTRIES_PER_ANSWER,
+    LOG_CHECKPOINT,
+    LOG_CONSISTENCY,
+    LOG_ENTRIES,
+    LOG_INCLUSION,
+    LOG_LOOKUP,
+    OFFER,
+    STATISTICS,
+    UPLOAD,
+    ConsistencyQuery,
+    EntriesQuery,
+    HubStatistics,
+    InclusionQuery,
+    KindStatistics,
+    LogEntries,
+    LogEntry,
+    LogProof,
+)
+from flist.hub.log import RevisionLog
+from flist.hub.publishing import Publishing
 from flist.hub.ranges import Span, Unsatisfiable, span_of
 from flist.store.directory import DirectoryStore, OpenObject
 from flist.store.paths import KINDS, MUTABLE_KINDS
 from zos_core.base.endpoint import Endpoint
-from zos_core.base.server import Caller, Server, cut_off
+from zos_core.base.errors import DocumentInvalid
+from zos_core.base.nonces import NonceStore
+from zos_core.base.server import Caller, Handler, Server, Verifier, cut_off
 from zos_core.base.threads import in_thread
 
 __all__ = ["serve_hub"]
@@ -24,28 +48,105 @@ CHUNK_BYTES = 256 << 10
 INLINE_BYTES = 64 << 10  # such a read costs less than handing it to a thread
 WRITE_TIMEOUT_S = 20.0  # for one chunk: a slower client is cut off
 CONNECTIONS_MAX = 512
+COLLECT_INTERVAL_S = 3600.0
 FOREVER = "public, max-age=31536000, immutable"
 
 
 @asynccontextmanager
-async def serve_hub(store: DirectoryStore, sock: socket.socket) -> AsyncIterator[None]:
-    """Serve `store` on a listening socket while the block runs."""
+async def serve_hub(
+    store: DirectoryStore,
+    sock: socket.socket,
+    *,
+    publishing: Publishing | None = None,
+    names: Collection[str] = (),
+) -> AsyncIterator[None]:
+    """Serve `store` on a listening socket while the block runs.
+
+    Args:
+        store: what is served.
+        sock: where.
+        publishing: takes publications into that very store; None serves for reading only, and has no log.
+        names: `HOST[:PORT]` by which publishers call this hub, beside the socket's own address.
+    """
     hub = _Hub(store)
     paths = [f"/{kind}/{{hash}}" for kind in KINDS if kind != "name"] + ["/name/{publisher}/{name}/{tag}"]
-    server = Server(
-        {STATISTICS: hub.statistics},
-        title="zos hub",
-        authorize=_everybody,
-        routes=[web.get(path, hub.object) for path in paths],
-        connections_max=CONNECTIONS_MAX,
-    )
-    async with server:
+    handlers: dict[Endpoint[object], Handler] = {STATISTICS: hub.statistics}
+    async with AsyncExitStack() as stack:
+        verifier = None
+        if publishing is not None:
+            nonces = NonceStore(publishing.nonces)
+            stack.callback(nonces.close)
+            verifier = Verifier(
+                known=publishing.owners.known, nonces=nonces, names=frozenset(name.lower() for name in names)
+            )
+            handlers |= _published(publishing)
+        server = Server(
+            handlers,
+            title="zos hub",
+            authorize=_everybody,
+            routes=[web.get(path, hub.object) for path in paths],
+            connections_max=CONNECTIONS_MAX,
+            verifier=verifier,
+        )
+        if publishing is not None:
+            group = await stack.enter_async_context(asyncio.TaskGroup())
+            collector = group.create_task(_collect(publishing), name="collect idle uploads")
+            stack.callback(collector.cancel)
+        await stack.enter_async_context(server)
         await server.listen(sock)
         yield
 
 
+def _published(publishing: Publishing) -> dict[Endpoint[object], Handler]:
+    log = _Log(publishing.log)
+    return {
+        OFFER: publishing.offer,
+        UPLOAD: publishing.upload,
+        COMMIT: publishing.commit,
+        LOG_LOOKUP: publishing.lookup,
+        LOG_CHECKPOINT: log.checkpoint,
+        LOG_INCLUSION: log.inclusion,
+        LOG_CONSISTENCY: log.consistency,
+        LOG_ENTRIES: log.entries,
+    }
+
+
+async def _collect(publishing: Publishing) -> None:
+    while True:
+        await in_thread(publishing.staging.collect, now_s=time.time_ns() / 1e9)
+        await asyncio.sleep(COLLECT_INTERVAL_S)
+
+
 def _everybody(caller: Caller, endpoint: Endpoint[object]) -> None:
-    """Reading is free: whoever gets wrong bytes notices."""
+    """Reading is free: whoever gets wrong bytes notices. Who may publish what is for `Publishing` to say."""
+
+
+class _Log:
+    """Reading the log (docs/spec/hub-log.md). All of it is in memory, but for the leaves."""
+
+    def __init__(self, log: RevisionLog) -> None:
+        self._log = log
+
+    async def checkpoint(self) -> AsyncIterator[bytes]:
+        """The signed note."""
+        yield self._log.checkpoint.encode()
+
+    async def inclusion(self, *, query: InclusionQuery) -> LogEntry:
+        """A leaf with its audit path."""
+        if not query.index < query.size <= self._log.signed_size:
+            raise DocumentInvalid(f"there is no leaf {query.index} in a tree of {query.size} leaves here")
+        return LogEntry(entry=self._log.entry(query.index), proof=self._log.inclusion(query.index, query.size))
+
+    async def consistency(self, *, query: ConsistencyQuery) -> LogProof:
+        """A proof that the log only grew."""
+        if not query.old <= query.new <= self._log.signed_size:
+            raise DocumentInvalid(f"there are no trees of {query.old} and {query.new} leaves here")
+        return LogProof(proof=self._log.consistency(query.old, query.new))
+
+    async def entries(self, *, query: EntriesQuery) -> LogEntries:
+        """Leaves in order."""
+        end = min(query.start + query.count, query.start + ENTRIES_PER_ANSWER, self._log.signed_size)
+        return LogEntries(entries=[self._log.entry(index) for index in range(query.start, end)])
 
 
 class _Hub:

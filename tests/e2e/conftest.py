@@ -11,6 +11,14 @@ import pytest
 from tests.e2e.node_tool import Hub, Node, image_store
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Revisions that tests build do not count for the user who runs them, nor for tests beside these."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_DATA_HOME", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture(scope="session")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A directory store with the image `small`."""

@@ -2,86 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import select
-import signal
-import subprocess
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from flist.manifest import SignedManifest
-from zos_core.base.verbs import Entry, run
-
-ENTRIES = [Entry("flist", "flist.cli:FLIST"), Entry("hub", "flist.cli:HUB")]
-COMMAND = f"""
-import sys
-from zos_core.base.verbs import Entry, run
-sys.exit(run(sys.argv[1:], {ENTRIES}))
-"""
-ROOT = Path(__file__).resolve().parents[2]
-
-
-class Zos:
-    """The command line with settings and store of its own."""
-
-    def __init__(self, home: Path) -> None:
-        self.home = home
-        self.environ = {
-            "PATH": os.environ["PATH"],
-            "PYTHONPATH": str(ROOT),
-            "XDG_CONFIG_HOME": str(home / "config"),
-            "XDG_DATA_HOME": str(home / "data"),
-        }
-
-    @property
-    def store(self) -> Path:
-        return self.home / "data" / "zos" / "store"
-
-    def start(self, *argv: str | Path) -> subprocess.Popen[str]:
-        return subprocess.Popen(
-            [sys.executable, "-c", COMMAND, *map(str, argv)],
-            env=self.environ,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=self.home,
-        )
-
-    def run(self, *argv: str | Path) -> tuple[int, str, str]:
-        """In this very process, which costs no imports; `start` makes a real one."""
-        out, err = io.StringIO(), io.StringIO()
-        with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
-            patch.chdir(self.home)
-            for name, value in self.environ.items():
-                patch.setenv(name, value)
-            status = run(list(map(str, argv)), ENTRIES)
-        return status, out.getvalue(), err.getvalue()
-
-    def json(self, *argv: str | Path, status: int = 0) -> dict[str, Any]:
-        found, out, err = self.run(*argv, "--json")
-        assert (found, err) == (status, ""), err
-        result: dict[str, Any] = json.loads(out)
-        return result
-
-    @contextmanager
-    def hub(self, *argv: str | Path) -> Iterator[str]:
-        process = self.start("hub", "serve", "--listen", "127.0.0.1:0", "--json", *argv)
-        assert process.stdout is not None
-        try:
-            ready, _, _ = select.select([process.stdout], [], [], 30)
-            assert ready, "the hub did not say that it is ready"
-            yield json.loads(process.stdout.readline())["url"]
-        finally:
-            process.send_signal(signal.SIGTERM)
-            _, err = process.communicate(timeout=30)
-        assert (process.returncode, err) == (0, "")
+from tests.zos_tool import Zos
 
 
 @pytest.fixture
@@ -212,7 +139,7 @@ def test_extracting_into_a_full_directory(zos: Zos, tree: Path) -> None:
     assert sorted(os.listdir(tree)) == ["bin", "link"]
 
 
-@pytest.mark.parametrize("verb", ["build", "inspect", "verify", "extract", "mount", "unmount"])
+@pytest.mark.parametrize("verb", ["build", "inspect", "verify", "extract", "sign", "publish", "mount", "unmount"])
 def test_every_verb_has_help_with_an_example(zos: Zos, verb: str) -> None:
     status, out, _ = zos.run("flist", verb, "--help")
     assert status == 0

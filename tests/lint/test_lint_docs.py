@@ -15,7 +15,8 @@ SOURCES = sorted(
     if "target" not in path.relative_to(ROOT).parts
 )
 LINK = re.compile(r"\[[^\]]*\]\(([^)\s]+)\)")
-RULE = re.compile(r"\b(?:ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG|BENCH)(?:-[A-Z]+)*-\d+\b")
+PREFIXES = "ERASURE|MERKLE|SIG|FLIST|FRAME|HOLD|SPAWN|BLOCKD|LOGD|FORWARD|LOG|LOGHUB|PUB|REQSIG|REV|BENCH"
+RULE = re.compile(rf"\b(?:{PREFIXES})(?:-[A-Z]+)*-\d+\b")
 
 
 def test_lint_docs_links_lead_somewhere() -> None:

@@ -6,6 +6,7 @@ write(2) to a temporary name beside the target, fsync(2), rename(2), fsync of th
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 from collections.abc import Iterator
@@ -14,7 +15,15 @@ from typing import BinaryIO
 
 from zos_core.base.errors import FileTooLarge
 
-__all__ = ["TEMPORARY_PREFIX", "make_directories", "read_limited", "replacing", "write_atomic"]
+__all__ = [
+    "TEMPORARY_PREFIX",
+    "locked_directory",
+    "make_directories",
+    "read_limited",
+    "replacing",
+    "sync_directory",
+    "write_atomic",
+]
 
 TEMPORARY_PREFIX = ".tmp-"
 """Names that begin so are unfinished: whoever lists a directory skips them, whoever cleans up may delete old ones."""
@@ -57,7 +66,7 @@ def replacing(
             os.unlink(temporary)
         raise
     if durable:
-        _sync_directory(path.parent)
+        sync_directory(path.parent)
 
 
 def write_atomic(
@@ -104,7 +113,20 @@ def make_directories(path: Path, *, mode: int = 0o755, owner: Owner | None = Non
             os.chown(directory, *owner, follow_symlinks=False)
 
 
-def _sync_directory(path: Path) -> None:
+@contextlib.contextmanager
+def locked_directory(path: Path, *, owner: Owner | None = None) -> Iterator[None]:
+    """One writer of the files in `path` at a time, by flock(2); a directory that is missing is made, 0700."""
+    make_directories(path, mode=0o700, owner=owner)
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def sync_directory(path: Path) -> None:
+    """fsync(2) of a directory: what was renamed or linked in it is durable."""
     descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

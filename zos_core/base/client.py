@@ -5,8 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import os
-from collections.abc import AsyncIterator, Mapping
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import Any, Self, TypeVar
@@ -18,6 +21,7 @@ from zos_core.base.document import Document, decode_json, encode_json
 from zos_core.base.endpoint import Endpoint, Problem, Query, RemoteProblem, query_to_text
 from zos_core.base.errors import DocumentInvalid, Forbidden, RequestTimeout, Unreachable
 from zos_core.base.frame import socket_address
+from zos_core.base.request_signature import NONCE_BYTES, Message, Signer
 
 __all__ = ["Client", "connect_reason"]
 
@@ -33,9 +37,19 @@ R = TypeVar("R")
 class Client:
     """Calls the endpoints of one server; an async context manager."""
 
-    def __init__(self, address: Path | str) -> None:
-        """`address`: path of a unix socket, or an http(s) URL to which the endpoints' paths are appended."""
+    def __init__(
+        self, address: Path | str, *, signer: Signer | None = None, clock_ns: Callable[[], int] = time.time_ns
+    ) -> None:
+        """Connects when something is asked.
+
+        Args:
+            address: path of a unix socket, or an http(s) URL to which the endpoints' paths are appended.
+            signer: signs requests to the endpoints that want it.
+            clock_ns: nanoseconds since the epoch, for signatures.
+        """
         self._address = address
+        self._signer = signer
+        self._clock_ns = clock_ns
         self._stack = contextlib.AsyncExitStack()
         self._session: aiohttp.ClientSession | None = None
 
@@ -72,7 +86,7 @@ class Client:
         *,
         path: Mapping[str, str] = NO_PARAMETERS,
         query: Query | None = None,
-        body: Document | None = None,
+        body: Document | bytes | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> R:
         """Ask, and wait for the answer: the endpoint's response type, or None where it has none.
@@ -98,7 +112,7 @@ class Client:
         *,
         path: Mapping[str, str] = NO_PARAMETERS,
         query: Query | None = None,
-        body: Document | None = None,
+        body: Document | bytes | None = None,
         timeout_s: float = CALL_TIMEOUT_S,
     ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The chunks of a stream; leaving the block ends it. `timeout_s` is for the head of the answer only.
@@ -118,24 +132,43 @@ class Client:
 
     @contextlib.asynccontextmanager
     async def _request(
-        self, endpoint: Endpoint[Any], path: Mapping[str, str], query: Query | None, body: Document | None
+        self, endpoint: Endpoint[Any], path: Mapping[str, str], query: Query | None, body: Document | bytes | None
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         if self._session is None:
             raise RuntimeError("Client is used outside of its `async with`")
+        url = URL(self._base + endpoint.fill(path), encoded=True)
+        if query is not None:
+            url = url.update_query(query_to_text(query))
         headers = {"Accept": "application/json, application/problem+json"}
-        if body is not None:
-            headers["Content-Type"] = "application/json"
+        data = body if body is None or isinstance(body, bytes) else encode_json(body)
+        if data is not None:
+            headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
+        if endpoint.signed:
+            headers |= self._signature(endpoint, url, data or b"")
         async with self._session.request(
             endpoint.method,
-            URL(self._base + endpoint.fill(path), encoded=True),
-            params=None if query is None else query_to_text(query),
-            data=None if body is None else encode_json(body),
+            url,
+            # A file, because aiohttp sends bytes in one piece and complains of large ones.
+            data=io.BytesIO(data) if data is not None and len(data) > CHUNK_BYTES else data,
             headers=headers,
             allow_redirects=False,
         ) as response:
             if not 200 <= response.status < 300:
                 raise _problem(await _read(response), response.status)
             yield response
+
+    def _signature(self, endpoint: Endpoint[Any], url: URL, body: bytes) -> dict[str, str]:
+        if self._signer is None:
+            raise RuntimeError(f"{endpoint} is signed, and this Client has no signer")
+        message = Message(
+            method=endpoint.method,
+            authority=url.host_port_subcomponent or "",
+            path=url.raw_path,
+            query=url.raw_query_string,
+            fields={},
+        )
+        now_s = self._clock_ns() // 1_000_000_000
+        return self._signer.sign(message, body, now_s=now_s, nonce=secrets.token_bytes(NONCE_BYTES))
 
     @contextlib.asynccontextmanager
     async def _translated(self, endpoint: Endpoint[Any]) -> AsyncIterator[None]:

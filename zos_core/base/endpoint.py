@@ -42,18 +42,19 @@ class Endpoint(Generic[R_co]):
         method: GET changes nothing, and is cancelled when its client goes away; the others run to their end.
         path: template, `{name}` stands for one segment and arrives as a `str`.
         summary: one line for people.
-        request: type of the JSON body, or None for no body.
+        request: type of the JSON body, `bytes` for a body of octets, or None for no body.
         query: type of the query string, or None for none.
         response: type of the JSON answer, or None for 204.
         stream: the answer is a stream of bytes instead, of `media_type`.
         errors: the errors that a caller should expect, for the OpenAPI document.
         request_bytes_max: longer bodies are refused with 413.
+        signed: the request carries a signature of its caller's key (docs/spec/request-signature.md).
     """
 
     method: Literal["GET", "POST", "PUT", "DELETE"]
     path: str
     _: KW_ONLY
-    request: type[Document] | None = None
+    request: type[Document] | type[bytes] | None = None
     query: type[Query] | None = None
     response: type[R_co] | None = None
     stream: bool = False
@@ -61,6 +62,7 @@ class Endpoint(Generic[R_co]):
     summary: str = ""
     errors: tuple[type[ZosError], ...] = ()
     request_bytes_max: int = REQUEST_BYTES_MAX
+    signed: bool = False
 
     def __post_init__(self) -> None:
         if not self.path.startswith("/") or not self.summary:

@@ -6,13 +6,16 @@ from native.errors import ZosError
 
 __all__ = [
     "AddressInUse",
+    "DiskFull",
     "DocumentInvalid",
     "FileTooLarge",
     "Forbidden",
     "FrameInvalid",
     "InstanceInvalid",
     "Internal",
+    "KeyExists",
     "KeyInvalid",
+    "KeyNotTrusted",
     "PeerGone",
     "RemoteError",
     "RequestTimeout",
@@ -39,6 +42,12 @@ class FileTooLarge(ZosError):
     """A file is longer than anything that we would have written there."""
 
     code, http_status, exit_status = "file.too-large", 413, 10
+
+
+class DiskFull(ZosError):
+    """There is no room on the disk for what must be kept; nothing was changed."""
+
+    code, http_status, exit_status, retryable = "disk.full", 507, 10, True
 
 
 class FrameInvalid(ZosError):
@@ -133,6 +142,18 @@ class KeyInvalid(ZosError):
     """A key or a list of trusted keys that cannot be used."""
 
     code, http_status, exit_status = "key.invalid", 400, 17
+
+
+class KeyExists(ZosError):
+    """There is an own key already, and it would be lost."""
+
+    code, http_status, exit_status = "key.exists", 409, 17
+
+
+class KeyNotTrusted(ZosError):
+    """A key, or a publisher, that is not in the list of the trusted."""
+
+    code, http_status, exit_status = "key.not-trusted", 404, 17
 
 
 class InstanceInvalid(ZosError):

@@ -12,6 +12,8 @@ from zos_core.base.endpoint import Endpoint, Problem
 
 __all__ = ["openapi"]
 
+SIGNATURE_FIELDS = ("Content-Digest", "Signature-Input", "Signature")
+
 
 def openapi(endpoints: Sequence[Endpoint[Any]], *, title: str) -> dict[str, Any]:
     """The document of an API that has `endpoints`."""
@@ -33,7 +35,7 @@ def _types(endpoints: Sequence[Endpoint[Any]]) -> list[type[Any]]:
     found: dict[type[Any], None] = {}
     for endpoint in endpoints:
         for type_ in (endpoint.request, endpoint.query, endpoint.response):
-            if type_ is not None:
+            if type_ is not None and type_ is not bytes:
                 found[type_] = None
     return list(found)
 
@@ -52,9 +54,16 @@ def _operation(
             {"name": name, "in": "query", "required": name in required, "schema": schema}
             for name, schema in query["properties"].items()
         ]
+    if endpoint.signed:
+        parameters += [
+            {"name": name, "in": "header", "required": True, "schema": {"type": "string"}} for name in SIGNATURE_FIELDS
+        ]
     if parameters:
         operation["parameters"] = parameters
-    if endpoint.request is not None:
+    if endpoint.request is bytes:
+        content = {"application/octet-stream": {"schema": {"type": "string", "format": "binary"}}}
+        operation["requestBody"] = {"required": True, "content": content}
+    elif endpoint.request is not None:
         operation["requestBody"] = {
             "required": True,
             "content": {"application/json": {"schema": schema_of[endpoint.request]}},

@@ -25,9 +25,11 @@ import os
 import socket
 import struct
 import sys
+import time
 import typing
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
+from dataclasses import dataclass, replace
+from ipaddress import ip_address
 from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Self
@@ -46,17 +48,33 @@ from zos_core.base.errors import (
     zos_error_in,
 )
 from zos_core.base.frame import socket_address
+from zos_core.base.nonces import NonceStore
 from zos_core.base.openapi import openapi
+from zos_core.base.request_signature import Message, Verified, check_body, verify
+from zos_core.base.threads import in_thread
 
-__all__ = ["Caller", "Handler", "HandlerMismatch", "Server", "cut_off", "listen_tcp", "listen_unix", "problem_response"]
+__all__ = [
+    "Caller",
+    "Handler",
+    "HandlerMismatch",
+    "Server",
+    "Verifier",
+    "cut_off",
+    "listen_tcp",
+    "listen_unix",
+    "problem_response",
+]
 
 HEAD_TIMEOUT_S = 20.0  # for the head of a request, also the longest idle time of a connection
 BODY_TIMEOUT_S = 30.0
+BODY_SLOWEST_BYTES_S = 64 * 1024  # a body of octets gets a second more for each so many bytes that it may have
 WRITE_TIMEOUT_S = 30.0  # for one chunk: a client that reads slower than a chunk in this time is cut off
 SHUTDOWN_TIMEOUT_S = 5.0
 REFUSAL_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 1024
 BACKLOG = 128
+HTTP_PORT = 80
+UNIX_AUTHORITY = "zos"  # what `Client` says over a unix socket
 UCRED = struct.Struct("3i")  # struct ucred, unix(7)
 LINGER = struct.Struct("2i")  # struct linger, socket(7)
 
@@ -77,12 +95,31 @@ class Caller:
     Attributes:
         uid, gid, pid: of the process that connected, or None over TCP.
         address: IP address over TCP, or None.
+        public: the public key by which the request is signed; None unless the endpoint is `signed`.
     """
 
     uid: int | None = None
     gid: int | None = None
     pid: int | None = None
     address: str | None = None
+    public: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verifier:
+    """What a server needs to verify signed requests (docs/spec/request-signature.md).
+
+    Attributes:
+        known: whether a public key may speak here.
+        nonces: remembers what was seen, over restarts.
+        names: authorities, `HOST[:PORT]` in lower case, by which clients call this server beside its addresses.
+        clock_ns: nanoseconds since the epoch.
+    """
+
+    known: Callable[[bytes], bool]
+    nonces: NonceStore
+    names: Collection[str] = ()
+    clock_ns: Callable[[], int] = time.time_ns
 
 
 class Server:
@@ -96,6 +133,7 @@ class Server:
         authorize: Authorize,
         routes: Sequence[web.RouteDef] = (),
         connections_max: int = CONNECTIONS_MAX,
+        verifier: Verifier | None = None,
     ) -> None:
         """Checks every handler.
 
@@ -105,11 +143,13 @@ class Server:
             authorize: raises a ZosError (`Forbidden`) for a caller who may not use an endpoint.
             routes: raw aiohttp routes beside the table, for objects; their ZosErrors become problem documents too.
             connections_max: more are answered 503 and closed.
+            verifier: verifies the requests to `signed` endpoints; needed where there is one.
 
         Raises:
             HandlerMismatch: a handler does not fit.
         """
         self._authorize = authorize
+        self._verifier = verifier
         self._connections_max = connections_max
         self._servers: list[asyncio.AbstractServer] = []
         self._group = asyncio.TaskGroup()
@@ -122,6 +162,8 @@ class Server:
         app.router.add_get("/openapi.json", describe)
         for endpoint, handler in handlers.items():
             _check(endpoint, handler)
+            if endpoint.signed and verifier is None:
+                raise HandlerMismatch(f"{endpoint} is signed, and the server has no verifier")
             app.router.add_route(endpoint.method, endpoint.path, self._route(endpoint, handler))
         app.router.add_routes(routes)
         self._runner = web.AppRunner(
@@ -176,6 +218,10 @@ class Server:
 
         async def route(request: web.Request) -> web.StreamResponse:
             caller = _caller(request)
+            verified: Verified | None = None
+            if endpoint.signed:
+                verified = await self._verified(request)
+                caller = replace(caller, public=verified.public)
             self._authorize(caller, endpoint)
             arguments: dict[str, Any] = dict(request.match_info)
             if wants_caller:
@@ -183,8 +229,14 @@ class Server:
             _refuse_surplus(endpoint, request)
             if endpoint.query is not None:
                 arguments["query"] = query_from_text(_single(request), endpoint.query)
+            data = b""
             if endpoint.request is not None:
-                data = await _read_body(request, endpoint.request_bytes_max)
+                data = await _read_body(request, endpoint)
+            if verified is not None:
+                check_body(verified, data)
+            if endpoint.request is bytes:
+                arguments["body"] = data
+            elif endpoint.request is not None:
                 arguments["body"] = decode_json(data, endpoint.request, what="request body")
             result = handler(**arguments)
             if endpoint.stream:
@@ -199,6 +251,16 @@ class Server:
             return web.Response(body=encode_json(answer), content_type="application/json")
 
         return route
+
+    async def _verified(self, request: web.Request) -> Verified:
+        """Who signed the head of the request; the nonce is remembered before anything is done (REQSIG-8)."""
+        verifier = self._verifier
+        assert verifier is not None
+        now_s = verifier.clock_ns() // 1_000_000_000
+        audiences = {*verifier.names, *_own_authorities(request)}
+        verified = verify(_message(request), known=verifier.known, audiences=audiences, now_s=now_s)
+        await in_thread(verifier.nonces.remember, verified, now_s=now_s)
+        return verified
 
     async def _to_the_end(self, work: Coroutine[Any, Any, Any], name: str) -> Any:
         """The result of `work`, which runs on in the server's own group when the client goes away."""
@@ -288,6 +350,37 @@ def _caller(request: web.Request) -> Caller:
     return Caller(uid=uid, gid=gid, pid=pid)
 
 
+def _message(request: web.Request) -> Message:
+    """The head as it came: the target is not decoded, so that what is verified is what was signed."""
+    path, _, query = request.raw_path.partition("?")
+    fields: dict[str, str] = {}
+    for name, value in request.headers.items():
+        key = name.lower()
+        fields[key] = f"{fields[key]}, {value}" if key in fields else value
+    return Message(
+        method=request.method, authority=request.headers.get(hdrs.HOST, ""), path=path, query=query, fields=fields
+    )
+
+
+def _own_authorities(request: web.Request) -> set[str]:
+    """How a client may have called this very socket: by its address, or as localhost."""
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client is gone")
+    with _own_socket(transport) as sock:
+        if sock.family == socket.AF_UNIX:
+            return {UNIX_AUTHORITY}
+        host, port = sock.getsockname()[:2]
+    hosts = {f"[{host}]" if ":" in host else host}
+    address = ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None)
+    if mapped is not None:
+        hosts.add(str(mapped))
+    if address.is_loopback or (mapped is not None and mapped.is_loopback):
+        hosts.add("localhost")
+    return {f"{each}:{port}" for each in hosts} | (hosts if port == HTTP_PORT else set())
+
+
 def _refuse_surplus(endpoint: Endpoint[Any], request: web.Request) -> None:
     if endpoint.query is None and request.query_string:
         raise DocumentInvalid(f"{endpoint} takes no query")
@@ -302,16 +395,18 @@ def _single(request: web.Request) -> Mapping[str, str]:
     return values
 
 
-async def _read_body(request: web.Request, limit: int) -> bytes:
+async def _read_body(request: web.Request, endpoint: Endpoint[Any]) -> bytes:
+    limit = endpoint.request_bytes_max
+    timeout_s = BODY_TIMEOUT_S + (limit / BODY_SLOWEST_BYTES_S if endpoint.request is bytes else 0)
     data = bytearray()
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
+        async with asyncio.timeout(timeout_s):
             while piece := await request.content.readany():
                 data += piece
                 if len(data) > limit:
                     raise _TooLong(f"the body is longer than {limit} bytes", limit=limit)
     except TimeoutError as error:
-        raise RequestTimeout(f"the body did not arrive within {BODY_TIMEOUT_S:g} s") from error
+        raise RequestTimeout(f"the body did not arrive within {timeout_s:g} s") from error
     return bytes(data)
 
 

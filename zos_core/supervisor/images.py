@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from flist.manifest import SignedManifest
-from flist.names import ImageName, check_expiry, resolve
+from flist.names import Floors, ImageName, check_expiry, resolve
 from flist.sign import verify_manifest
 from flist.store import open_store
 from zos_core.base.errors import UsageError
@@ -14,7 +14,7 @@ from zos_core.containers.document import ImageRequest
 __all__ = ["resolve_image"]
 
 
-async def resolve_image(request: ImageRequest, *, now_s: Callable[[], int]) -> SignedManifest:
+async def resolve_image(request: ImageRequest, *, now_s: Callable[[], int], floors: Floors) -> SignedManifest:
     """Resolve a name in its store, or take a .flist file's bytes; verify the signature by the keys the caller trusts.
 
     Raises:
@@ -34,4 +34,5 @@ async def resolve_image(request: ImageRequest, *, now_s: Callable[[], int]) -> S
     if request.reference is None:
         raise UsageError("an image is named by its reference or brought as a file")
     async with open_store(request.store) as store:
-        return await resolve(store, ImageName.parse(request.reference), trusted=trusted, now_s=now_s())
+        name = ImageName.parse(request.reference)
+        return await resolve(store, name, trusted=trusted, now_s=now_s(), floors=floors)

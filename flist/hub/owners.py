@@ -1,0 +1,99 @@
+"""Who may publish under which publisher's name (PUB-2): the first key that did, or whom the operator's file names.
+
+    <hub>/owner/<publisher>     the key that owns the name, as text: "ed25519:<hex>\\n"
+
+A publisher whose images were built into the store by hand belongs to the key that signed their names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from flist.hub.errors import NotOwner
+from flist.names import read_record
+from flist.store.paths import NAME_FILE_MAX
+from native.errors import ZosError
+from zos_core.base.atomic_file import TEMPORARY_PREFIX, make_directories, read_limited, write_atomic
+from zos_core.base.keyring import key_id, parse_key_id, read_publishers
+
+__all__ = ["Owners"]
+
+OWNER_FILE_MAX = 256
+
+
+class Owners:
+    """Decides by what is on disk; calls block."""
+
+    def __init__(self, directory: Path, store: Path, *, allowed: Path | None = None) -> None:
+        """Reads the operator's file once, so that a wrong one is an error at start.
+
+        Args:
+            directory: of owner files.
+            store: root of the store that is published into.
+            allowed: the operator's file, in the form of trusted.json; None lets the first key own a name.
+        """
+        self._directory = directory
+        self._store = store
+        self._allowed = allowed
+        self._read: tuple[tuple[int, int, int], dict[str, list[bytes]]] | None = None
+        if allowed is not None:
+            self._publishers(allowed)
+
+    def known(self, public: bytes) -> bool:
+        """Whether a key may speak to the hub at all: any, or those of the operator's file."""
+        if self._allowed is None:
+            return True
+        return any(public in keys for keys in self._publishers(self._allowed).values())
+
+    def check(self, publisher: str, public: bytes) -> None:
+        """Refuse a key that may not publish under a name.
+
+        Raises:
+            NotOwner: the name is another's, or not in the operator's file.
+        """
+        if self._allowed is not None:
+            if public not in self._publishers(self._allowed).get(publisher, []):
+                raise NotOwner(
+                    f"{key_id(public)} may not publish as {publisher} here",
+                    hint="the hub's operator says who may: ask for your key to be added",
+                    publisher=publisher,
+                )
+            return
+        owners = self._owners(publisher)
+        if owners and public not in owners:
+            raise NotOwner(
+                f"{publisher} belongs to {key_id(owners[0])} on this hub",
+                hint="publish under another name (`zos flist build --name PUBLISHER/NAME`), or with that key",
+                publisher=publisher,
+            )
+
+    def claim(self, publisher: str, public: bytes) -> None:
+        """Let a key own a name that it may publish under; durable."""
+        if self._allowed is None:
+            make_directories(self._directory)
+            with contextlib.suppress(FileExistsError):
+                write_atomic(self._directory / publisher, f"{key_id(public)}\n".encode(), exclusive=True)
+
+    def _owners(self, publisher: str) -> list[bytes]:
+        try:
+            text = read_limited(self._directory / publisher, OWNER_FILE_MAX).decode(errors="replace")
+        except FileNotFoundError:
+            return list(self._signers(publisher))
+        return [parse_key_id(line) for line in text.split()]
+
+    def _signers(self, publisher: str) -> Iterator[bytes]:
+        for path in sorted((self._store / "name" / publisher).glob("*/*")):
+            if path.name.startswith(TEMPORARY_PREFIX):
+                continue
+            with contextlib.suppress(ZosError, OSError):  # what is no record says nothing
+                yield read_record(read_limited(path, NAME_FILE_MAX), trusted=None).public
+
+    def _publishers(self, path: Path) -> dict[str, list[bytes]]:
+        """The operator's file, read again when it has changed."""
+        status = path.stat()
+        version = (status.st_ino, status.st_size, status.st_mtime_ns)
+        if self._read is None or self._read[0] != version:
+            self._read = version, read_publishers(path)
+        return self._read[1]

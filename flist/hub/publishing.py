@@ -1,0 +1,415 @@
+"""Publishing into a store: what is offered, uploaded and committed (docs/spec/publish.md).
+
+    <hub>/staged/       uploads (`staging`)
+    <hub>/intent        the revision that is being committed, from the point of no return until all of it is in place
+    <hub>/log, checkpoint, owner/, nonces, key.json, lock
+
+A commit is one rename, that of the intent. What follows only carries it out, step by step, each idempotent, the name
+record last; a hub that is killed meanwhile carries it out at its next start, before it serves anybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import fcntl
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from flist.errors import RevisionNotNew
+from flist.hub.endpoints import (
+    ChunkQuery,
+    Committed,
+    LogLookup,
+    LookupQuery,
+    Offer,
+    Revision,
+    Uploaded,
+    Wanted,
+    WantedObject,
+)
+from flist.hub.errors import HubBusy, RevisionIncomplete
+from flist.hub.log import RevisionLog
+from flist.hub.owners import Owners
+from flist.hub.staging import UPLOAD_KINDS, Staging, disk_full
+from flist.index import Page, PageList
+from flist.locator import Locator
+from flist.manifest import Manifest, SignedManifest
+from flist.names import NameRecord, SignedRecord, read_record
+from flist.sign import verify_manifest
+from flist.store import DirectoryStore, ObjectMissing, TieredStore
+from flist.store.paths import NAME_FILE_MAX, check_path, size_max
+from flist.verify import verify
+from native.errors import ZosError
+from zos_core.base.atomic_file import make_directories, read_limited, sync_directory, write_atomic
+from zos_core.base.document import Record, decode_msgpack, encode_msgpack
+from zos_core.base.errors import DiskFull, DocumentInvalid
+from zos_core.base.keyring import Keyring
+from zos_core.base.server import Caller
+from zos_core.base.threads import in_thread
+
+__all__ = ["HUB_DIRECTORY", "Intent", "Publishing", "Step"]
+
+HUB_DIRECTORY = "hub"
+"""Below the store: no kind of object, so nothing in it can be asked for."""
+INTENT_BYTES_MAX = 64 << 20
+VERIFY_TIMEOUT_S = 1800.0
+"""For reading all of an image on the hub's own disk."""
+
+_log = logging.getLogger(__name__)
+
+
+class Intent(Record, frozen=True, kw_only=True):
+    """A commit that is decided: `objects` are those that move from the key's staging into the store."""
+
+    public: bytes
+    record: bytes
+    manifest: bytes
+    objects: list[str]
+    locator: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One idempotent step of a commit."""
+
+    name: str
+    work: Callable[[], None]
+
+
+class Publishing:
+    """Takes publications into the store at `root`. Methods are for the loop; what blocks is done in threads."""
+
+    def __init__(self, root: Path, *, allowed: Path | None = None, run: Callable[[Step], None] | None = None) -> None:
+        """Takes the store, finishes what a predecessor was about to commit, and logs what was built by hand.
+
+        Args:
+            root: of a directory store.
+            allowed: the operator's file of publishers, or None.
+            run: carries out a step; a test may end the process there.
+
+        Raises:
+            HubBusy: another hub publishes into this store.
+            LogDamaged: see there.
+            OSError: the store cannot be written.
+        """
+        self._root = root
+        self._directory = root / HUB_DIRECTORY
+        self._run = run or (lambda step: step.work())
+        make_directories(self._directory, mode=0o700)
+        self._lock_file = self._locked()
+        try:
+            self._key = Keyring(self._directory, publisher="hub").own_key()
+            self.log = RevisionLog(self._directory, self._key)
+            self.owners = Owners(self._directory / "owner", root, allowed=allowed)
+            self.staging = Staging(self._directory / "staged")
+            self._store = DirectoryStore(root)
+            self._commit = asyncio.Lock()
+            self._uploads: dict[tuple[bytes, str], asyncio.Lock] = {}
+            try:
+                self._carry_out()
+                self._log_what_was_built()
+            except DiskFull as error:  # reading goes on; the next commit tries again, and says so
+                _log.warning("%s", error)
+        except BaseException:
+            os.close(self._lock_file)
+            raise
+
+    @property
+    def nonces(self) -> Path:
+        """Where the nonces of signed requests are kept."""
+        return self._directory / "nonces"
+
+    def close(self) -> None:
+        """Give the store up."""
+        self.log.close()
+        os.close(self._lock_file)
+
+    # --- Handlers ---------------------------------------------------------------------------------------------------
+
+    async def offer(self, *, caller: Caller, body: Offer) -> Wanted:
+        """Which objects are lacking; refuses at once what could not be committed later (PUB-3)."""
+        public = _public(caller)
+        await in_thread(self.owners.check, body.name.partition("/")[0], public)
+        record = NameRecord(name=body.name, tag=body.tag, digest=body.digest, revision=body.revision)
+        self._refuse_old(record, await in_thread(self._current, body.name, body.tag))
+        return Wanted(objects=await in_thread(self._wanted, public, body.objects))
+
+    async def upload(self, *, caller: Caller, kind: str, hash: str, query: ChunkQuery, body: bytes) -> Uploaded:
+        """Bytes of an object (PUB-4)."""
+        public, path = _public(caller), f"{kind}/{hash}"
+        check_path(path)
+        lock = self._uploads.setdefault((public, path), asyncio.Lock())
+        try:
+            async with lock:
+                if kind != "locator" and (self._root / path).is_file():
+                    return Uploaded(offset=query.size)
+                offset = await in_thread(
+                    self.staging.append, public, path, offset=query.offset, size=query.size, data=body
+                )
+        finally:
+            if not lock.locked():
+                self._uploads.pop((public, path), None)
+        return Uploaded(offset=offset)
+
+    async def commit(self, *, caller: Caller, body: Revision) -> Committed:
+        """Publish a revision (PUB-6, PUB-7)."""
+        public = _public(caller)
+        image, signed = _checked(body, public)
+        record = signed.record
+        await in_thread(self.owners.check, record.name.partition("/")[0], public)
+        self._refuse_old(record, await in_thread(self._current, record.name, record.tag))
+        if body.locator is not None:
+            await in_thread(self._place_locator, public, body.locator, image.manifest)
+        await self._verify(public, image)
+        async with self._commit:
+            await in_thread(self._carry_out)
+            await in_thread(self.owners.check, record.name.partition("/")[0], public)
+            current = await in_thread(self._current, record.name, record.tag)
+            self._refuse_old(record, current)
+            if current is None or current.record != record or not await self._has_manifest(image):
+                await in_thread(self._decide, public, image, body)
+            await in_thread(self._carry_out)
+            leaf = await in_thread(self.log.append, body.record)
+        return Committed(
+            name=record.name,
+            tag=record.tag,
+            digest=record.digest.hex(),
+            revision=record.revision,
+            index=leaf.index,
+        )
+
+    async def lookup(self, *, query: LookupQuery) -> LogLookup:
+        """The last leaf of a name, in the tree of the checkpoint that comes with it (LOGHUB-3)."""
+        async with self._commit:
+            await in_thread(self.log_name, query.name, query.tag)
+            leaf, size = self.log.latest(query.name, query.tag), self.log.signed_size
+            if leaf is None or leaf.index >= size:
+                return LogLookup(checkpoint=self.log.checkpoint)
+            return LogLookup(
+                checkpoint=self.log.checkpoint,
+                index=leaf.index,
+                entry=self.log.entry(leaf.index),
+                proof=self.log.inclusion(leaf.index, size),
+            )
+
+    # --- Checks -----------------------------------------------------------------------------------------------------
+
+    def _current(self, name: str, tag: str) -> SignedRecord | None:
+        try:
+            data = read_limited(self._root / "name" / name / tag, NAME_FILE_MAX)
+        except FileNotFoundError:
+            return None
+        return read_record(data, trusted=None)
+
+    def _refuse_old(self, record: NameRecord, current: SignedRecord | None) -> None:
+        logged = self.log.latest(record.name, record.tag)
+        for known in (None if current is None else current.record, None if logged is None else logged.record):
+            if known is None or (known.revision, known.digest) == (record.revision, record.digest):
+                continue
+            if known.revision >= record.revision:
+                raise RevisionNotNew(
+                    f"{record.name}:{record.tag} has revision {known.revision} on this hub already",
+                    hint=f"build it with --revision {known.revision + 1} or more",
+                    revision=known.revision,
+                )
+
+    def _wanted(self, public: bytes, paths: Sequence[str]) -> list[WantedObject]:
+        wanted = []
+        for path in paths:
+            if check_path(path) not in UPLOAD_KINDS:
+                raise DocumentInvalid(f"{path} cannot be uploaded")
+            if not (self._root / path).is_file():
+                offset = self.staging.offset(public, path)
+                if offset is not None:
+                    wanted.append(WantedObject(path=path, offset=offset))
+        return wanted
+
+    def _place_locator(self, public: bytes, digest: bytes, manifest: Manifest) -> None:
+        """Link an uploaded locator to where a store has the locator of its index."""
+        place = self.staging.place(public)
+        target = place / "locator" / manifest.index.root.hex()
+        with contextlib.suppress(FileNotFoundError):
+            target.unlink()
+        try:
+            os.link(place / "locator" / digest.hex(), target)
+        except FileNotFoundError as error:
+            raise RevisionIncomplete("the locator did not come", hint="publish again: it goes on") from error
+
+    async def _verify(self, public: bytes, image: SignedManifest) -> None:
+        """Read all of the image as a reader will, what was uploaded before what is there (PUB-6)."""
+        store = TieredStore([self.staging.store(public), self._store])
+        try:
+            async with asyncio.timeout(VERIFY_TIMEOUT_S):
+                await verify(store, image, trusted=None)
+                for ref in (image.manifest.trace, image.manifest.oci):
+                    if ref is not None and not await store.has(f"meta/{ref.blake3.hex()}"):
+                        raise ObjectMissing(f"meta/{ref.blake3.hex()} did not come")
+        except ZosError as error:
+            raise RevisionIncomplete(
+                f"the image is not whole on this hub: {error}", hint="publish again: it goes on", cause=error.code
+            ) from error
+
+    async def _has_manifest(self, image: SignedManifest) -> bool:
+        try:
+            return await self._store.get(f"manifest/{image.digest.hex()}") == image.encode()
+        except ObjectMissing:
+            return False
+
+    # --- Commit -----------------------------------------------------------------------------------------------------
+
+    def _decide(self, public: bytes, image: SignedManifest, body: Revision) -> None:
+        """The point of no return: the intent is durable."""
+        place = self.staging.place(public)
+        intent = Intent(
+            public=public,
+            record=body.record,
+            manifest=image.encode(),
+            objects=list(_staged(self._root, place, image.manifest, body.locator)),
+            locator=None if body.locator is None else body.locator.hex(),
+        )
+        with disk_full("the revision"):
+            write_atomic(self._directory / "intent", encode_msgpack(intent))
+
+    def _carry_out(self) -> None:
+        """Do what an intent says, if there is one."""
+        path = self._directory / "intent"
+        try:
+            data = read_limited(path, INTENT_BYTES_MAX)
+        except FileNotFoundError:
+            return
+        intent = decode_msgpack(data, Intent, what=str(path))
+        with disk_full("the revision"):
+            for step in self._steps(intent):
+                self._run(step)
+
+    def _steps(self, intent: Intent) -> Iterator[Step]:
+        """What makes an intent true, in an order in which no reader sees a half of it (PUB-7)."""
+        record = read_record(intent.record, trusted=None).record
+        place = self.staging.place(intent.public)
+        moves = [(path, path) for path in intent.objects]
+        if intent.locator is not None:
+            index = SignedManifest.parse(intent.manifest).manifest.index.root.hex()
+            moves.append((f"locator/{intent.locator}", f"locator/{index}"))
+            yield Step("tidy", partial((place / "locator" / index).unlink, missing_ok=True))
+        for source, path in moves:
+            yield Step(f"move {path}", partial(self._move, intent.public, place / source, path))
+        for directory in sorted({(self._root / path).parent for _, path in moves}):
+            yield Step(f"sync {directory.name}", partial(sync_directory, directory))
+        yield Step("manifest", lambda: self._write(f"manifest/{record.digest.hex()}", intent.manifest))
+        yield Step("owner", lambda: self.owners.claim(record.name.partition("/")[0], intent.public))
+        yield Step("log", lambda: self._append(intent.record))
+        yield Step("name", lambda: self._write(f"name/{record.name}/{record.tag}", intent.record))
+        yield Step("done", self._done)
+
+    def _move(self, public: bytes, source: Path, path: str) -> None:
+        target = self._root / path
+        try:
+            size = source.stat().st_size
+        except FileNotFoundError:
+            if not target.is_file():
+                raise RevisionIncomplete(
+                    f"{path} was about to be published, and is gone",
+                    hint=f"remove {self._directory / 'intent'}, start the hub again, and publish again",
+                ) from None
+            return
+        make_directories(target.parent)
+        source.chmod(0o644)
+        os.replace(source, target)
+        self.staging.moved(public, size)
+
+    def _write(self, path: str, data: bytes) -> None:
+        target = self._root / path
+        make_directories(target.parent)
+        write_atomic(target, data)
+
+    def _append(self, record: bytes) -> None:
+        self.log.append(record)
+
+    def _done(self) -> None:
+        (self._directory / "intent").unlink()
+        sync_directory(self._directory)
+
+    # --- Start ------------------------------------------------------------------------------------------------------
+
+    def _locked(self) -> int:
+        descriptor = os.open(self._directory / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise HubBusy(
+                f"another hub publishes into {self._root}", hint="one may; others serve it with --read-only"
+            ) from error
+        return descriptor
+
+    def _log_what_was_built(self) -> None:
+        """Names that `zos flist build` wrote into this store are published by being served: they belong in the log."""
+        for path in sorted((self._root / "name").glob("*/*/*")):
+            self.log_name("/".join(path.parts[-3:-1]), path.name)
+
+    def log_name(self, name: str, tag: str) -> None:
+        """Add the store's record of a name to the log if it is newer than what the log has."""
+        try:
+            current = self._current(name, tag)
+        except ZosError:
+            return  # a file that is no record names nothing
+        logged = self.log.latest(name, tag)
+        if current is None or (current.record.name, current.record.tag) != (name, tag):
+            return
+        if logged is None or current.record.revision > logged.record.revision:
+            self.log.append(read_limited(self._root / "name" / name / tag, NAME_FILE_MAX))
+
+
+def _public(caller: Caller) -> bytes:
+    assert caller.public is not None  # the endpoint is signed
+    return caller.public
+
+
+def _checked(body: Revision, public: bytes) -> tuple[SignedManifest, SignedRecord]:
+    """The manifest and the record of a revision, both signed by the caller, and about each other."""
+
+    def ours(publisher: str) -> list[bytes]:
+        return [public]
+
+    signed = read_record(body.record, trusted=ours)
+    image = SignedManifest.parse(body.manifest)
+    verify_manifest(image, trusted=ours)
+    record, manifest = signed.record, image.manifest
+    if (record.name, record.digest, record.revision) != (manifest.name, image.digest, manifest.revision):
+        raise DocumentInvalid("the name record and the manifest speak of different images")
+    return image, signed
+
+
+def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) -> Iterator[str]:
+    """Objects of an image that are staged; what the store has already stays there.
+
+    Raises:
+        RevisionIncomplete: something is in neither.
+    """
+
+    def read(path: str) -> bytes:
+        found = next((each for each in (place / path, root / path) if each.is_file()), None)
+        if found is None:
+            raise RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
+        return read_limited(found, size_max(path))
+
+    index = manifest.index.root
+    pages = PageList.decode(read(f"index/{index.hex()}"), index).pages
+    paths = [f"index/{index.hex()}", *(f"index/{ref.hash.hex()}" for ref in pages)]
+    refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
+    paths += [f"meta/{ref.blake3.hex()}" for ref in refs]
+    if locator is not None:
+        lengths = [length for ref in pages for length in Page.decode(read(f"index/{ref.hash.hex()}"), ref).lengths]
+        packs = Locator.decode(read(f"locator/{locator.hex()}"), lengths).packs
+        paths += [f"pack/{digest.hex()}" for digest in packs]
+    for path in dict.fromkeys(paths):
+        if (root / path).is_file():
+            continue
+        if not (place / path).is_file():
+            raise RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
+        yield path

@@ -1,0 +1,463 @@
+"""Publishing to real hubs in processes of their own (docs/spec/publish.md): resumed, atomic, owned, in order."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from flist.hub.endpoints import COMMIT
+from flist.hub.publishing import Publishing
+from flist.names import fetch_manifest, read_record
+from flist.publish import publish as publish_image
+from flist.store import DirectoryStore
+from tests.integration.hub_kit import HubProcess, Wire, kill, objects, staged
+from tests.zos_tool import Zos
+from zos_core.base.client import Client
+from zos_core.base.document import encode_msgpack
+from zos_core.base.keyring import Keyring
+from zos_core.base.request_signature import Signer
+
+BIG_BYTES = 9 << 20  # three requests of 4 MiB
+
+
+def home(path: Path, name: str) -> Zos:
+    (path / name).mkdir()
+    return Zos(path / name)
+
+
+@pytest.fixture
+def jane(tmp_path: Path) -> Zos:
+    return home(tmp_path, "jane")
+
+
+@pytest.fixture
+def hub(tmp_path: Path) -> Iterator[HubProcess]:
+    made = HubProcess(home(tmp_path, "operator"), tmp_path / "served")
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Path:
+    root = tmp_path / "tree"
+    root.mkdir()
+    (root / "big").write_bytes(os.urandom(BIG_BYTES))
+    for number in range(20):
+        (root / f"small-{number}").write_bytes(b"x" * number * 100)
+    return root
+
+
+def build(zos: Zos, tree: Path, name: str = "jane/web", *options: str) -> dict[str, Any]:
+    return zos.json("flist", "build", tree, "--name", name, *options)
+
+
+def publish(zos: Zos, url: str, name: str = "jane/web", status: int = 0) -> dict[str, Any]:
+    return zos.json("flist", "publish", name, "--hub", url, status=status)
+
+
+def trust(reader: Zos, zos: Zos, publisher: str = "jane") -> None:
+    reader.json("trust", "add", publisher, zos.json("key", "show")["key"])
+
+
+def as_jane(zos: Zos) -> Zos:
+    """Publishes as jane: the own key is trusted for that name."""
+    trust(zos, zos)
+    return zos
+
+
+# --- The way -------------------------------------------------------------------------------------------------------
+
+
+def test_only_what_is_lacking_is_sent(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    reader = home(tmp_path, "reader")
+    with hub.running() as url:
+        plan = jane.json("flist", "publish", "jane/web", "--hub", url, "--plan")
+        assert plan["revision"] == 1
+        assert objects(hub.root) == set()
+        first = publish(jane, url)
+        assert first["bytes_sent"] > BIG_BYTES
+        assert (first["objects_sent"], first["objects"], first["index"]) == (5, 5, 0)
+        again = publish(jane, url)
+        assert (again["objects_sent"], again["bytes_sent"], again["index"]) == (0, 0, 0)
+        (tree / "small-3").write_bytes(b"changed")
+        build(jane, tree)
+        second = publish(jane, url)
+        assert 0 < second["bytes_sent"] < 100_000
+        assert (second["revision"], second["index"]) == (2, 1)
+        trust(reader, jane)
+        assert reader.json("flist", "verify", "jane/web", "--store", url)["revision"] == 2
+        assert objects(hub.root) == objects(jane.store)
+        assert staged(hub.root) == set()
+
+
+def test_progress_is_shown(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    with hub.running() as url:
+        status, out, err = jane.run("flist", "publish", "jane/web", "--hub", url)
+        assert status == 0, err
+        assert "publishing: 9.4 MB in" in err
+        assert "revision 1 is at http://" in out
+        assert "leaf 0" in out
+
+
+def test_what_cannot_be_published(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree, "jane/web", "-o", str(jane.home / "web.flist"))
+    for argv, status, code in [
+        (("jane/none", "--hub", "http://127.0.0.1:1"), 35, "flist.name-unknown"),
+        (("jane/web", "--hub", "http://127.0.0.1:1"), 16, "http.unreachable"),
+        (("jane/web", "--hub", "hub.example"), 2, "cli.usage"),
+        (("web.flist", "--hub", "http://127.0.0.1:1"), 2, "cli.usage"),
+        ((f"jane/web@{'0' * 64}", "--hub", "http://127.0.0.1:1"), 2, "cli.usage"),
+        (("jane/web", "--store", "http://127.0.0.1:1"), 2, "cli.usage"),
+    ]:
+        assert jane.json("flist", "publish", *argv, status=status)["error"]["code"] == code
+    hub.options = ("--read-only",)
+    with hub.running() as url:
+        assert publish(jane, url, status=1)["error"]["code"] == "http.404"
+        assert not (hub.root / "hub").exists()
+
+
+def test_a_new_key_signs_and_publishes_its_own(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path) -> None:
+    other = home(tmp_path, "laptop")
+    build(jane, tree, "web")
+    publisher = jane.json("key", "show")["publisher"]
+    other.json("key", "show")
+    other.json("key", "export", tmp_path / "other.json")
+    jane.json("key", "import", tmp_path / "other.json", "--replace")
+    with hub.running() as url:
+        error = publish(jane, url, "web", status=39)["error"]
+        assert error["hint"] == "zos flist sign web"
+        jane.json("flist", "sign", "web")
+        assert publish(jane, url, "web")["revision"] == 1
+        shown = other.json("flist", "inspect", f"{publisher}/web", "--store", url)
+        assert sorted(each["trusted"] for each in shown["signatures"]) == [False, True]
+
+
+# --- Killed ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0001, 0.01, 0.5, 0.9, 0.999], ids=str)
+def test_a_publisher_killed_at_any_byte_leaves_nothing_visible(
+    jane: Zos, hub: HubProcess, tree: Path, share: float
+) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    victims: list[subprocess.Popen[str]] = []
+    wire = Wire(hub, after=int(share * BIG_BYTES), act=lambda: kill(victims[0])())
+    with hub.running() as url:
+        victims.append(jane.start("flist", "publish", "jane/web", "--hub", wire.url))
+        out, err = victims[0].communicate(timeout=60)
+        assert victims[0].returncode == -9, (out, err)
+        wire.close()
+        assert objects(hub.root) == set()
+        lookup = jane.run("flist", "inspect", "jane/web", "--store", url)
+        assert (lookup[0], "is not there" in lookup[2]) == (35, True)
+        published = publish(jane, url)
+        if share > 0.8:
+            assert published["bytes_sent"] < BIG_BYTES // 2
+        assert objects(hub.root) == objects(jane.store)
+        assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+
+
+def test_a_hub_killed_in_an_upload_goes_on_after_its_restart(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    wire = Wire(hub, after=6 << 20, act=hub.kill)
+    hub.start()
+    assert publish(jane, wire.url, status=16)["error"]["retryable"]
+    wire.close()
+    assert objects(hub.root) == set()
+    with hub.running() as url:
+        assert publish(jane, url)["bytes_sent"] < 7 << 20
+        assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+
+
+KILLED_AT = """
+import asyncio, os, signal, sys
+from pathlib import Path
+from flist.hub.endpoints import Revision
+from flist.hub.publishing import Publishing
+from zos_core.base.document import decode_msgpack
+from zos_core.base.server import Caller
+
+root, number, request = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]).read_bytes()
+done = 0
+def run(step):
+    global done
+    if done == number:
+        os.kill(os.getpid(), signal.SIGKILL)
+    step.work()
+    done += 1
+async def main():
+    hub = Publishing(root, run=run)
+    await hub.commit(caller=Caller(public=request[:32]), body=decode_msgpack(request[32:], Revision, what="request"))
+    print(done)
+asyncio.run(main())
+"""
+
+
+@pytest.mark.timeout(300)
+def test_a_hub_killed_at_any_step_of_a_commit_shows_the_old_or_the_new(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    """The commit of revision 2, over and over, killed before step n for every n; then a new hub takes the store."""
+    as_jane(jane)
+    build(jane, tree)
+    wire = Wire(hub)
+    hub.start()
+    publish(jane, hub.url)
+    (tree / "more").write_bytes(os.urandom(300_000))
+    second = build(jane, tree)
+    # Everything of revision 2 is uploaded; the commit itself is cut off.
+    request = _upload_only(jane, hub, wire)
+    wire.close()
+    hub.kill()
+    before = objects(hub.root)
+    old = _digest_of(hub.root)
+    number = 0
+    while True:
+        copy = tmp_path / f"copy-{number}"
+        subprocess.run(["cp", "-a", "--reflink=auto", hub.root, copy], check=True)
+        ended = subprocess.run(
+            [sys.executable, "-c", KILLED_AT, str(copy), str(number), str(request)],
+            capture_output=True,
+            text=True,
+            env=jane.environ,
+            timeout=60,
+        )
+        shown = _digest_of(copy)
+        if ended.returncode == 0:
+            assert shown == second["digest"]
+            assert number == int(ended.stdout) > 10
+            break
+        assert ended.returncode == -9, ended.stderr
+        assert shown in (old, second["digest"])
+        # A reader of what lies there, as a hub would serve it, sees a whole revision at every step.
+        assert jane.json("flist", "verify", f"jane/web@{shown}", "--store", copy)["digest"] == shown
+        restarted = Publishing(copy)
+        assert (restarted.log.size, staged(copy), (copy / "hub" / "intent").exists()) == (2, set(), False)
+        restarted.close()
+        assert _digest_of(copy) == second["digest"]
+        assert objects(copy) == before | objects(jane.store)
+        subprocess.run(["rm", "-rf", copy], check=True)
+        number += 1
+
+
+def _digest_of(root: Path) -> str:
+    return read_record((root / "name" / "jane" / "web" / "latest").read_bytes(), trusted=None).record.digest.hex()
+
+
+def _upload_only(jane: Zos, hub: HubProcess, wire: Wire) -> Path:
+    """Publish by hand up to the commit, whose request is left in a file: the key, then the body."""
+    key = Keyring(jane.home / "config" / "zos").own_key()
+    kept = jane.home / "request"
+
+    class UpToTheCommit(Client):
+        async def call(self, endpoint: Any, **options: Any) -> Any:
+            if endpoint is COMMIT:
+                kept.write_bytes(key.public + encode_msgpack(options["body"]))
+                raise KeyboardInterrupt
+            return await super().call(endpoint, **options)
+
+    async def main() -> None:
+        store = DirectoryStore(jane.store)
+        data = (jane.store / "name" / "jane" / "web" / "latest").read_bytes()
+        record = read_record(data, trusted=None).record
+        image = await fetch_manifest(store, record.digest)
+        async with UpToTheCommit(wire.url, signer=Signer(key)) as client:
+            await publish_image(store, image, record, data, client)
+
+    with pytest.raises(KeyboardInterrupt):
+        asyncio.run(main())
+    return kept
+
+
+# --- Owners and races -----------------------------------------------------------------------------------------------
+
+
+def test_the_first_key_owns_a_name(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path) -> None:
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    build(jane, tree)
+    build(eve, tree)
+    with hub.running() as url:
+        publish(jane, url)
+        error = publish(eve, url, status=32)["error"]
+        assert error["code"] == "hub.not-owner"
+        assert jane.json("key", "show")["key"] in error["message"]
+        build(eve, tree, "jane/other")
+        assert publish(eve, url, "jane/other", status=32)["error"]["code"] == "hub.not-owner"
+        assert staged(hub.root) == set()
+
+
+def test_the_operator_says_who_may(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path) -> None:
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    trust(eve, eve, "eve")
+    build(jane, tree)
+    build(eve, tree)
+    build(eve, tree, "eve/web")
+    who = tmp_path / "who.json"
+    allowed = {"jane": [jane.json("key", "show")["key"]]}
+    who.write_text(json.dumps({"version": 1, "publishers": allowed}))
+    hub.options = ("--publishers", who)
+    with hub.running() as url:
+        assert publish(eve, url, status=16)["error"]["code"] == "request.key-unknown"
+        publish(jane, url)
+        who.write_text(json.dumps({"version": 1, "publishers": {**allowed, "eve": [eve.json("key", "show")["key"]]}}))
+        publish(eve, url, "eve/web")
+        assert publish(eve, url, status=32)["error"]["code"] == "hub.not-owner"
+    who.write_text("{}")
+    error = jane.json("hub", "serve", "--store", hub.root, "--publishers", who, status=10)["error"]
+    assert error["code"] == "document.invalid"
+
+
+def test_images_built_into_the_store_belong_to_their_signer(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    jane.json("flist", "build", tree, "--name", "jane/web", "--store", hub.root)
+    build(eve, tree)
+    with hub.running() as url:
+        assert publish(eve, url, status=32)["error"]["code"] == "hub.not-owner"
+        assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+
+
+def test_of_two_racing_publishers_one_wins(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path) -> None:
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    build(jane, tree)
+    (tree / "evil").write_bytes(b"evil")
+    build(eve, tree)
+    with hub.running() as url:
+        running = [each.start("flist", "publish", "jane/web", "--hub", url, "--json") for each in (jane, eve)]
+        ended = [(each.communicate(timeout=60)[0], each.returncode) for each in running]
+        assert sorted(status for _, status in ended) == [0, 32]
+        won = next(json.loads(out) for out, status in ended if status == 0)
+        lost = next(json.loads(out) for out, status in ended if status)
+        assert lost["error"]["code"] == "hub.not-owner"
+        assert _digest_of(hub.root) == won["digest"]
+        reader = home(tmp_path, "reader")
+        trust(reader, jane)
+        trust(reader, eve)
+        assert reader.json("flist", "verify", "jane/web", "--store", url)["digest"] == won["digest"]
+
+
+def test_one_key_racing_with_itself_publishes_one_image_of_a_revision(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    as_jane(jane)
+    twin = home(tmp_path, "twin")
+    jane.json("key", "export", tmp_path / "key.json")
+    twin.json("key", "import", tmp_path / "key.json")
+    as_jane(twin)
+    build(jane, tree)
+    (tree / "more").write_bytes(b"more")
+    build(twin, tree)
+    with hub.running() as url:
+        running = [each.start("flist", "publish", "jane/web", "--hub", url, "--json") for each in (jane, twin)]
+        ended = [(each.communicate(timeout=60)[0], each.returncode) for each in running]
+        assert sorted(status for _, status in ended) == [0, 45]
+        lost = next(json.loads(out) for out, status in ended if status)
+        assert lost["error"]["code"] == "flist.revision-not-new"
+        assert "--revision 2" in lost["error"]["hint"]
+
+
+def test_two_hubs_do_not_publish_into_one_store(jane: Zos, hub: HubProcess) -> None:
+    with hub.running():
+        error = jane.json("hub", "serve", "--store", hub.root, "--listen", "127.0.0.1:0", status=33)["error"]
+        assert error["code"] == "hub.store-busy"
+
+
+# --- Replays, wrong bytes, full disks ------------------------------------------------------------------------------
+
+
+def _answer(port: int, request: bytes) -> tuple[int, dict[str, Any]]:
+    with socket.create_connection(("127.0.0.1", port), timeout=20) as sock:
+        sock.sendall(request)
+        data = b""
+        while b"\r\n\r\n" not in data or len(data.partition(b"\r\n\r\n")[2]) < _length(data):
+            piece = sock.recv(65536)
+            assert piece, data
+            data += piece
+    head, _, body = data.partition(b"\r\n\r\n")
+    return int(head.split()[1]), json.loads(body)
+
+
+def _length(data: bytes) -> int:
+    head = data.partition(b"\r\n\r\n")[0].lower()
+    return int(head.partition(b"content-length: ")[2].split(b"\r\n")[0])
+
+
+def test_a_replay_is_refused_after_a_restart_of_the_hub(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    (tree / "big").unlink()
+    build(jane, tree)
+    wire = Wire(hub)
+    with hub.running():
+        publish(jane, wire.url)
+    wire.close()
+    replay = b"POST /v1/revisions" + bytes(wire.sent).partition(b"POST /v1/revisions")[2]
+    replay = replay[: replay.index(b"\r\n\r\n") + 4 + _length(replay)]
+    with hub.running():
+        assert _answer(hub.port, replay)[1]["code"] == "request.replayed"
+        other = replay.replace(b"POST /v1/revisions", b"POST /v1/offers", 1)
+        assert _answer(hub.port, other)[1]["code"] == "request.signature-wrong"
+        assert _answer(hub.port, replay[:-1] + b"]")[1]["code"] == "request.replayed"
+
+
+def test_a_damaged_store_publishes_nothing(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    pack = next((jane.store / "pack").iterdir())
+    good = pack.read_bytes()
+    pack.write_bytes(good[:1000] + bytes([good[1000] ^ 1]) + good[1001:])
+    with hub.running() as url:
+        assert publish(jane, url, status=32)["error"]["code"] == "hub.object-wrong"
+        assert objects(hub.root) == set()
+        pack.write_bytes(good)
+        publish(jane, url)
+        assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+
+
+@pytest.mark.root
+def test_a_full_disk_of_the_hub_is_said_and_survived(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=6m", "zos-test", hub.root], check=True)
+    try:
+        with hub.running() as url:
+            error = publish(jane, url, status=10)["error"]
+            assert (error["code"], error["retryable"]) == ("disk.full", True)
+            assert objects(hub.root) == set()
+            subprocess.run(["mount", "-o", "remount,size=64m", hub.root], check=True)
+            assert publish(jane, url)["bytes_sent"] < BIG_BYTES
+            assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+            fill = hub.root / "filler"
+            with open(fill, "wb", buffering=0) as file, pytest.raises(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+            build(jane, tree)
+            # Unlinked names leave no room: the nonce, or the offer's object, cannot be kept.
+            assert publish(jane, url, status=10)["error"]["code"] == "disk.full"
+            assert jane.json("flist", "verify", "jane/web", "--store", jane.store)["revision"] == 2
+            assert jane.run("flist", "verify", "jane/web@" + _digest_of(hub.root), "--store", url)[0] == 0
+            fill.unlink()
+            assert publish(jane, url)["revision"] == 2
+    finally:
+        hub.kill()
+        subprocess.run(["umount", hub.root], check=True)

@@ -1,0 +1,75 @@
+"""The verbs of keys and trust: declarations only; their handlers are imported when one is called."""
+
+from __future__ import annotations
+
+from zos_core.base.verbs import Group, Verb, argument
+
+__all__ = ["KEY", "TRUST"]
+
+PUBLISHER = argument(
+    "publisher", metavar="PUBLISHER", complete="zos_core.base.commands:publisher_names", help="as in PUBLISHER/name"
+)
+
+KEY = Group(
+    summary="Show, keep and take over your own key",
+    verbs={
+        "show": Verb(
+            summary="Show your own public key and the publisher's name that it signs for",
+            handler="zos_core.base.commands:key_show",
+            examples=(("zos key show", "what others say to `zos trust add`"),),
+            details="The key is made on first use. Nothing secret is shown.",
+        ),
+        "export": Verb(
+            summary="Write your own key, the secret included, to a file that only you can read",
+            handler="zos_core.base.commands:key_export",
+            arguments=(
+                argument("file", metavar="FILE", help="a new file; it gets mode 0600"),
+                argument("--force", action="store_true", help="replace FILE if it is there"),
+            ),
+            examples=(("zos key export /media/stick/zos-key.json", "keep a copy, or carry it to another machine"),),
+            details="Whoever has the file signs in your name. It is not encrypted: keep it as you keep an ssh key.",
+        ),
+        "import": Verb(
+            summary="Make an exported key your own, and trust it",
+            handler="zos_core.base.commands:key_import",
+            arguments=(
+                argument("file", metavar="FILE", help="what `zos key export` wrote"),
+                argument("--replace", action="store_true", help="give up the key that you have now"),
+            ),
+            examples=(
+                ("zos key import /media/stick/zos-key.json", "on a new machine"),
+                ("zos key import other.json --replace", "the key that you had stays trusted, but signs no more"),
+            ),
+        ),
+    },
+)
+
+TRUST = Group(
+    summary="Say whose images you accept",
+    verbs={
+        "add": Verb(
+            summary="Accept images of a publisher that are signed with a key",
+            handler="zos_core.base.commands:trust_add",
+            arguments=(
+                PUBLISHER,
+                argument("key", metavar="KEY", complete="", help="ed25519: and 64 hexadecimal digits (`zos key show`)"),
+            ),
+            examples=(("zos trust add jane ed25519:8a88...", "jane/web may run here now"),),
+            details="A publisher may have 16 keys. Ask for the key on a way that you trust: over the phone, on paper.",
+        ),
+        "list": Verb(
+            summary="List the publishers and keys that are trusted",
+            handler="zos_core.base.commands:trust_list",
+            examples=(("zos trust list --json", "one line of JSON for each key"),),
+        ),
+        "remove": Verb(
+            summary="Accept nothing of a publisher, or of one key, any more",
+            handler="zos_core.base.commands:trust_remove",
+            arguments=(
+                PUBLISHER,
+                argument("key", metavar="KEY", nargs="?", complete="", help="default: every key of the publisher"),
+            ),
+            examples=(("zos trust remove jane", "containers that run already run on"),),
+        ),
+    },
+)
