@@ -401,7 +401,7 @@ impl Daemon {
                 format!("{RULES_MAX} ports are published already"),
             ));
         }
-        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let hold = self.hold.as_mut().ok_or_else(WireError::hold_gone)?;
         let listener = listen_at(listen)?;
         let bound = bound_address(&listener).unwrap_or(listen);
         let kept = rule
@@ -421,7 +421,7 @@ impl Daemon {
 
     fn remove(&mut self, name: &str) -> Result<(), WireError> {
         check_name(name)?;
-        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let hold = self.hold.as_mut().ok_or_else(WireError::hold_gone)?;
         // The rule last: what has no listener is dropped at the next start.
         for kept in [format!("listen/port/{name}"), format!("rule/port/{name}")] {
             hold.drop_names(&[kept])

@@ -253,7 +253,7 @@ impl Daemon {
 
     /// Take the pipes of a log that hold has and that are not taken yet.
     fn attach(&mut self, name: &Name, limits: Option<Limits>) -> Result<(), WireError> {
-        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let hold = self.hold.as_mut().ok_or_else(WireError::hold_gone)?;
         let refused = |error: wire::Error| WireError::of_hold("logd.hold-refused", &error);
         let mut found = Vec::new();
         for stream in Stream::ALL {
@@ -485,7 +485,7 @@ impl Daemon {
 
     /// Stop, forget and delete a log and those of its execs. What is not there is no error: a removal may be repeated.
     fn remove(&mut self, name: &Name) -> Result<(), WireError> {
-        let hold = self.hold.as_mut().ok_or_else(|| WireError::hold_gone())?;
+        let hold = self.hold.as_mut().ok_or_else(WireError::hold_gone)?;
         let gone: Vec<u64> = self
             .pipes
             .iter()
