@@ -23,7 +23,8 @@ from zos_core.base.client import Client
 from zos_core.base.document import encode_json
 from zos_core.base.elevate import require_root
 from zos_core.base.endpoint import RemoteProblem
-from zos_core.base.errors import RequestTimeout, Unreachable, UsageError
+from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable, UsageError
+from zos_core.base.groups import plain_group
 from zos_core.base.paths import Instance, account, default_store
 from zos_core.base.tree import (
     Listener,
@@ -33,12 +34,14 @@ from zos_core.base.tree import (
     blockd_service,
     end_strays,
     end_tree,
+    hold_channel,
     is_kept,
     is_running,
     service_environment,
     spawn_service,
     start_tree,
     up_lock,
+    wait_closed,
 )
 from zos_core.base.verbs import Console
 from zos_core.containers.document import (
@@ -94,8 +97,7 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
         try:
             if missing:
                 await _start(instance)
-            async with Client(instance.api_socket) as client:
-                info = await call_again(client, NODE, known=True)
+            info = await _node_info(instance)
         except (Unreachable, RequestTimeout) as error:
             if began:
                 await end_tree(instance)
@@ -108,6 +110,28 @@ async def up(arguments: argparse.Namespace, console: Console) -> int:
             raise
     console.emit(info, _node_text(info))
     return 0
+
+
+async def _node_info(instance: Instance) -> NodeInfo:
+    """What the supervisor says of the node, as soon as there is one.
+
+    Raises:
+        TreeFailed: hold has ended, so that none will come.
+        Unreachable, RequestTimeout: hold lives, and none answers.
+    """
+    try:
+        async with hold_channel(instance) as channel, Client(instance.api_socket) as client, plain_group() as group:
+            asking = group.create_task(call_again(client, NODE, known=True), name="ask for the node")
+            ending = group.create_task(wait_closed(channel), name="hold's end")
+            ending.add_done_callback(lambda _: asking.cancel())
+            await asyncio.wait([asking])
+            ending.cancel()
+        if not asking.cancelled():
+            return asking.result()
+        reason = "it ended while the node was being started"
+    except PeerGone as gone:
+        reason = str(gone)
+    raise TreeFailed(f"hold is gone: {reason}", hint=f"see {instance.log_dir}/hold.log, then zos up again")
 
 
 async def _start(instance: Instance) -> None:

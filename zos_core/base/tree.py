@@ -31,12 +31,14 @@ __all__ = [
     "blockd_service",
     "end_strays",
     "end_tree",
+    "hold_channel",
     "is_kept",
     "is_running",
     "service_environment",
     "spawn_service",
     "start_tree",
     "up_lock",
+    "wait_closed",
 ]
 
 READY_TIMEOUT_S = 20.0
