@@ -47,8 +47,12 @@ class HoldTool:
     def __init__(self, path: Path) -> None:
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket.settimeout(DEADLINE_S)
-        with frame.socket_address(path) as address:
-            self.socket.connect(address)
+        try:
+            with frame.socket_address(path) as address:
+                self.socket.connect(address)
+        except OSError:
+            self.socket.close()
+            raise
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._last_id = 0
 
