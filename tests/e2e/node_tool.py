@@ -41,6 +41,8 @@ OF_THE_TREE = (
 )
 # Programs whose first page is in no other file, so that starting one waits for the hub.
 LATE_PROGRAMS = 12
+# What a node keeps of itself in its state directory, whatever runs.
+KEPT = ("images", "log", "revisions")
 
 
 @dataclass
@@ -295,10 +297,10 @@ class Node:
         return [json.loads(line)["name"] for line in done.out.splitlines()]
 
     def footprint(self) -> list[str]:
-        """Everything that it has on this machine, its caches (images, the services' own logs) left out."""
+        """Everything that it has on this machine, but what it keeps: images, the services' own logs, revisions seen."""
         state = Instance(self.instance).state_dir
         files = [str(path.relative_to(state)) for path in state.rglob("*")] if state.exists() else []
-        lines = [f"state: {name}" for name in files if name.split("/")[0] not in ("images", "log")]
+        lines = [f"state: {name}" for name in files if name.split("/")[0] not in KEPT]
         if (Instance(self.instance).run_dir / "hold.sock").exists():
             with self.hold() as hold:
                 lines += [f"kept: {name}" for name in hold.names()]
