@@ -14,7 +14,7 @@ from flist.bundles import UNIT_MAX
 from flist.errors import LocatorInvalid
 from flist.index import UNITS_MAX
 
-__all__ = ["ENTRY_SIZE", "PACK_MAX", "PACKS_MAX", "Entry", "Locator", "header_size"]
+__all__ = ["ENTRY_SIZE", "PACK_MAX", "PACKS_MAX", "Entry", "Locator", "header_size", "packs_of"]
 
 PACK_MAX = 1 << 30
 """Largest pack in bytes: offsets stay far from bit 31, and a lost upload costs at most this."""
@@ -73,16 +73,13 @@ class Locator:
         Raises:
             LocatorInvalid: not a locator, or not of this index.
         """
-        if len(data) < _HEADER.size:
-            raise LocatorInvalid("a locator is too short")
-        magic, version, zero, packs, units, zero2 = _HEADER.unpack_from(data)
-        start = header_size(packs)
-        if magic != _MAGIC or version != _VERSION or zero or zero2 or len(data) != start + ENTRY_SIZE * units:
-            raise LocatorInvalid("a locator has a wrong header")
+        packs = packs_of(data)
+        start = header_size(len(packs))
+        units = (len(data) - start) // ENTRY_SIZE
         if units != len(lengths):
             raise LocatorInvalid("a locator has another number of units than the index", units=units)
         locator = cls(
-            packs=tuple(data[at : at + 32] for at in range(_HEADER.size, start, 32)),
+            packs=packs,
             entries=tuple(
                 Entry(pack, offset, stored & ~_RAW, bool(stored & _RAW))
                 for pack, offset, stored in _ENTRY.iter_unpack(data[start:])
@@ -92,3 +89,18 @@ class Locator:
             if entry.stored != length if entry.raw else entry.stored >= length:
                 raise LocatorInvalid("a locator stores a unit in more bytes than it has", unit=number)
         return locator
+
+
+def packs_of(data: bytes) -> tuple[bytes, ...]:
+    """Digests of the packs that an encoded locator names; its entries are not looked at.
+
+    Raises:
+        LocatorInvalid: not a locator.
+    """
+    if len(data) < _HEADER.size:
+        raise LocatorInvalid("a locator is too short")
+    magic, version, zero, packs, units, zero2 = _HEADER.unpack_from(data)
+    start = header_size(packs)
+    if magic != _MAGIC or version != _VERSION or zero or zero2 or len(data) != start + ENTRY_SIZE * units:
+        raise LocatorInvalid("a locator has a wrong header")
+    return tuple(data[at : at + 32] for at in range(_HEADER.size, start, 32))

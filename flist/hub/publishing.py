@@ -15,6 +15,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,7 +38,7 @@ from flist.hub.log import RevisionLog
 from flist.hub.owners import Owners
 from flist.hub.staging import UPLOAD_KINDS, Staging, disk_full
 from flist.index import Page, PageList
-from flist.locator import Locator
+from flist.locator import Locator, packs_of
 from flist.manifest import Manifest, SignedManifest
 from flist.names import NameRecord, SignedRecord, read_record
 from flist.sign import verify_manifest
@@ -59,6 +60,9 @@ HUB_DIRECTORY = "hub"
 INTENT_BYTES_MAX = 64 << 20
 VERIFY_TIMEOUT_S = 1800.0
 """For reading all of an image on the hub's own disk."""
+
+VIEWS = "view"
+"""Directory of what is being verified; who is killed meanwhile leaves links, which go at the next start."""
 
 _log = logging.getLogger(__name__)
 
@@ -108,6 +112,7 @@ class Publishing:
             self.owners = Owners(self._directory / "owner", root, allowed=allowed)
             self.staging = Staging(self._directory / "staged")
             self._store = DirectoryStore(root)
+            shutil.rmtree(self._directory / VIEWS, ignore_errors=True)
             self._commit = asyncio.Lock()
             self._uploads: dict[tuple[bytes, str], asyncio.Lock] = {}
             try:
@@ -242,8 +247,9 @@ class Publishing:
 
     async def _verify(self, public: bytes, image: SignedManifest) -> None:
         """Read all of the image as a reader will, what was uploaded before what is there (PUB-6)."""
-        store = TieredStore([self.staging.store(public), self._store])
         try:
+            view = await in_thread(self._view, public, image.manifest)
+            store = TieredStore([DirectoryStore(view), self.staging.store(public), self._store])
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
                 await verify(store, image, trusted=None)
                 for ref in (image.manifest.trace, image.manifest.oci):
@@ -253,6 +259,26 @@ class Publishing:
             raise RevisionIncomplete(
                 f"the image is not whole on this hub: {error}", hint="publish again: it goes on", cause=error.code
             ) from error
+        finally:
+            await in_thread(shutil.rmtree, self._view_of(public), ignore_errors=True)
+
+    def _view_of(self, public: bytes) -> Path:
+        return self._directory / VIEWS / public.hex()
+
+    def _view(self, public: bytes, manifest: Manifest) -> Path:
+        """A directory with the locator of an image and the packs that it names, linked from where they lie.
+
+        A reader takes the packs from the store that has the locator, and here they may lie in two.
+        """
+        view = self._view_of(public)
+        shutil.rmtree(view, ignore_errors=True)
+        places = (self.staging.place(public), self._root)
+        path = f"locator/{manifest.index.root.hex()}"
+        if not _link(places, path, view):
+            raise ObjectMissing(f"{path} did not come", path=path)
+        for pack in packs_of(read_limited(view / path, size_max(path))):
+            _link(places, f"pack/{pack.hex()}", view)  # what is in neither is missed by who reads it
+        return view
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -413,3 +439,14 @@ def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) 
         if not (place / path).is_file():
             raise RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
         yield path
+
+
+def _link(places: Sequence[Path], path: str, into: Path) -> bool:
+    """Link an object from the first of `places` that has it; whether one has."""
+    target = into / path
+    make_directories(target.parent, mode=0o700)
+    for place in places:
+        with contextlib.suppress(FileNotFoundError):
+            os.link(place / path, target, follow_symlinks=False)
+            return True
+    return False

@@ -121,6 +121,7 @@ def test_a_client_that_takes_no_answers_is_not_listened_to(holding: Holding) -> 
             assert message.id == number
 
 
+@pytest.mark.timeout(300)  # some thousand processes, one after the other
 def test_a_slow_subscriber_is_cut_off_and_nobody_waits(start_hold: Starter) -> None:
     holding = start_hold(launcher=True)
     slow, quick = holding.tool(), holding.tool()
