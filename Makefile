@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench guest soak fresh dev clean
+.PHONY: help setup demo test check bench guest soak fuzz fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -33,6 +33,10 @@ guest: setup
 #: make soak     the whole kill matrix and 1,000 runs, an hour (ARGS='--seed N')
 soak: setup
 	@.ci/soak $(ARGS)
+
+#: make fuzz     every parser of bytes from outside, 30 s each (ZOS_FUZZ_S, ZOS_FUZZ_SEED)
+fuzz: setup
+	@.ci/fuzz
 
 #: make fresh    `make demo` and `make test` in new Debian 12 and 13 roots (ARGS='trixie:user')
 fresh:

@@ -16,7 +16,7 @@ import pytest
 import uvloop
 
 HERE = Path(__file__).resolve().parent
-FOLDERS = ("unit", "property", "spec", "integration", "guest", "e2e", "lint")
+FOLDERS = ("unit", "property", "spec", "integration", "guest", "e2e", "lint", "security", "fuzz")
 
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:

@@ -91,7 +91,7 @@ def refused(done: Done, code: str, *, status: int = 125, hint: bool = True) -> N
         (["-e", "NAME", "small"], "cli.usage"),
         (["-e", "=value", "small"], "cli.usage"),
         (["--workdir", "relative", "small"], "cli.usage"),
-        (["--workdir", "/no/such/directory", "small"], "container.launch-failed"),
+        (["--workdir", "/no/such/directory", "small"], "container.directory-unusable"),
         (["--memory", "1K", "small"], "host.limit-invalid"),
         (["--memory", "much", "small"], "host.limit-invalid"),
         (["--memory", "-5M", "small"], "cli.usage"),

@@ -10,6 +10,7 @@ __all__ = [
     "ContainerBusy",
     "ContainerExists",
     "ContainerNotRunning",
+    "DirectoryUnusable",
     "ImageArchitecture",
     "LaunchFailed",
     "NoSuchContainer",
@@ -65,6 +66,12 @@ class CommandNotExecutable(ZosError):
     """The command is there but cannot be executed (a shell's 126, see `zos run`)."""
 
     code, http_status, exit_status = "container.command-not-executable", 400, 57
+
+
+class DirectoryUnusable(ZosError):
+    """The working directory that was asked for is none in the image, or leads out of it."""
+
+    code, http_status, exit_status = "container.directory-unusable", 400, 58
 
 
 class StartCalledOff(ZosError):

@@ -15,6 +15,7 @@ from zos_core.containers.errors import (
     ContainerBusy,
     ContainerExists,
     ContainerNotRunning,
+    DirectoryUnusable,
     LaunchFailed,
     NoSuchContainer,
     NoSuchExec,
@@ -135,7 +136,7 @@ RUN = Endpoint(
     request=RunRequest,
     response=ContainerState,
     summary="Create and start a container",
-    errors=(ContainerExists, CommandNotFound, CommandNotExecutable, LaunchFailed),
+    errors=(ContainerExists, CommandNotFound, CommandNotExecutable, DirectoryUnusable, LaunchFailed),
     request_bytes_max=RUN_BYTES_MAX,
 )
 INSPECT = Endpoint(
@@ -186,7 +187,14 @@ EXEC = Endpoint(
     request=ExecRequest,
     response=ExecState,
     summary="Run one more program in a container",
-    errors=(NoSuchContainer, ContainerNotRunning, CommandNotFound, CommandNotExecutable, LaunchFailed),
+    errors=(
+        NoSuchContainer,
+        ContainerNotRunning,
+        CommandNotFound,
+        CommandNotExecutable,
+        DirectoryUnusable,
+        LaunchFailed,
+    ),
     request_bytes_max=RUN_BYTES_MAX,
 )
 EXEC_WAIT = Endpoint(

@@ -74,6 +74,7 @@ from zos_core.containers.errors import (
     ContainerBusy,
     ContainerExists,
     ContainerNotRunning,
+    DirectoryUnusable,
     ImageArchitecture,
     LaunchFailed,
     NoSuchContainer,
@@ -108,7 +109,9 @@ CALLED_OFF_MAX = 1024
 # A launch is asked of spawn again when spawn died before it had begun with it, this many times.
 SPAWN_TRIES_MAX = 5
 # By the step that failed (spawn.md); any other is the machine's refusal rather than the image's fault.
-LAUNCH_HINTS = {"chdir": "the working directory must be a directory in the image: --workdir DIR"}
+# execve(2): what is wrong with the command or with what was given to it, and not with this machine. EPERM is said of a
+# file whose capabilities are more than a container may have.
+COMMAND_ERRORS = (errno.E2BIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EPERM)
 LAUNCH_HINT = "this machine refused the step; spawn.log in the log directory of the instance may say more"
 # Images that nothing uses stay mounted for the next start, this many.
 IDLE_IMAGES_MAX = 4
@@ -455,6 +458,14 @@ class Lifecycle:
                 raise CommandNotExecutable(
                     f"{command!r} cannot be executed: {error}", hint=error.hint, name=name
                 ) from error
+            if error.step == "chdir":
+                raise DirectoryUnusable(
+                    f"the working directory {bytes(body.cwd)!r} cannot be entered: {error}",
+                    hint="it must be a directory in the image: --workdir DIR",
+                    name=name,
+                ) from error
+            if (error.step or "").startswith("execve") and error.errno in COMMAND_ERRORS:
+                raise CommandNotExecutable(f"{command[:80]!r} cannot be executed: {error}", name=name) from error
             raise LaunchFailed(
                 f"{operation} of {name!r} failed: {error}",
                 hint=error.hint or self._launch_hint(name, error),
@@ -467,7 +478,7 @@ class Lifecycle:
         state = self._states.get(name)
         if error.errno == errno.EIO and state is not None and state.events:
             return f"a read of the image failed: {state.events[-1]}"
-        return LAUNCH_HINTS.get(error.step or "", LAUNCH_HINT)
+        return LAUNCH_HINT
 
     async def _launch_once(self, operation: str, body: Launch | Exec, image: SignedManifest | None) -> int:
         """The pid of a new process; it is made once, though spawn may die while it is asked.

@@ -8,6 +8,8 @@
 
 mod decode;
 mod error;
+#[cfg(test)]
+mod fuzz;
 mod image;
 mod index_files;
 mod keep;

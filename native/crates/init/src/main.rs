@@ -4,6 +4,8 @@
 //! mounts and launches containers (`docs/spec/spawn.md`).
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+mod fuzz;
 mod hold;
 mod spawn;
 

@@ -4,6 +4,8 @@
 
 mod block;
 mod forward;
+#[cfg(test)]
+mod fuzz;
 mod log;
 mod refuse;
 mod server;

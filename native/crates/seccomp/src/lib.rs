@@ -9,6 +9,8 @@
 #[cfg(test)]
 mod compile;
 #[cfg(test)]
+mod fuzz;
+#[cfg(test)]
 mod profile;
 #[cfg(test)]
 mod tests;

@@ -14,7 +14,7 @@ mod restarts;
 mod rundir;
 mod service;
 mod store;
-mod table;
+pub(crate) mod table;
 mod takeover;
 
 use std::collections::BTreeMap;

@@ -14,7 +14,7 @@ mod probe;
 mod remove;
 mod request;
 mod rootfs;
-mod server;
+pub(crate) mod server;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -153,7 +153,9 @@ pub fn directory(program: &Program) -> Outcome<()> {
     // "(unreachable)/..." is what getcwd(2) says of a directory outside, reached by a descriptor (CVE-2024-21626).
     let here = rustix::process::getcwd(Vec::new()).step("chdir")?;
     if here.as_bytes().first() != Some(&b'/') {
-        return Err(bad_path("the working directory lies outside the container"));
+        let mut error = bad_path("the working directory lies outside the container");
+        error.step = Some("chdir".into());
+        return Err(error);
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ struct Asker {
 
 /// A request that has been read.
 #[derive(Debug)]
-enum Request {
+pub(crate) enum Request {
     Probe,
     FuseOpen(String),
     MountImage(MountImage),
@@ -59,7 +59,7 @@ enum Request {
 }
 
 impl Request {
-    fn parse(op: &str, map: &[u8]) -> Outcome<Request> {
+    pub(crate) fn parse(op: &str, map: &[u8]) -> Outcome<Request> {
         fn body<T: DeserializeOwned>(map: &[u8]) -> Outcome<T> {
             wire::body(map).map_err(|error| WireError::bad_body(&error))
         }

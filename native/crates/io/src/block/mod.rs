@@ -6,7 +6,7 @@ pub mod device;
 mod events;
 pub mod fuse;
 mod images;
-mod plan;
+pub(crate) mod plan;
 
 pub use plan::Plan;
 

@@ -2,7 +2,7 @@
 
 mod daemon;
 mod relay;
-mod rule;
+pub(crate) mod rule;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -239,8 +239,13 @@ impl Files {
         fs::create_dir_all(&self.directory)?;
         let mut slot = self.slot;
         let next = slot.seq.checked_add(1).ok_or(io::ErrorKind::FileTooLarge)?;
-        let first_kept = (next + 1).saturating_sub(slot.files_max).max(1);
-        for seq in slot.oldest..first_kept.max(slot.oldest) {
+        let first_kept = next.saturating_add(1).saturating_sub(slot.files_max).max(1);
+        // Of the files that are there: between two numbers there may be any gap.
+        let there = list(&self.directory).unwrap_or_default();
+        for seq in there
+            .into_iter()
+            .filter(|seq| (slot.oldest..first_kept).contains(seq))
+        {
             let size = fs::metadata(self.path(seq)).map_or(0, |data| data.len());
             slot.deleted_bytes += size.saturating_sub(FILE_HEADER);
         }

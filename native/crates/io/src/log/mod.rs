@@ -1,10 +1,10 @@
 //! The role `log`: container output to bounded files (docs/spec/logd.md).
 
-mod buffer;
+pub(crate) mod buffer;
 mod daemon;
-mod files;
-mod name;
-mod record;
+pub(crate) mod files;
+pub(crate) mod name;
+pub(crate) mod record;
 
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -10,6 +10,8 @@ pub const FILL_SIZE: usize = 16;
 
 const SLOT_MAGIC: [u8; 8] = *b"ZOSLOGS1";
 const TAKE_MAGIC: [u8; 8] = *b"ZOSLOGT1";
+/// More bytes than any log has, with room for sums.
+const BYTES_MAX: u64 = 1 << 62;
 
 /// Limits of a log, and how far it is written. A single pwrite moves it from one consistent state to the next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -60,7 +62,7 @@ impl Slot {
         bytes
     }
 
-    /// `None` for anything that `encode` does not give.
+    /// `None` for anything that `encode` does not give, and for what no log can have come to.
     pub fn decode(bytes: &[u8; SLOT_SIZE]) -> Option<Slot> {
         let wide = |at: usize| u64_at(bytes, 8 + 8 * at);
         let narrow = |at: usize| u32_at(bytes, 64 + 4 * at);
@@ -76,7 +78,10 @@ impl Slot {
             seq: narrow(1),
             oldest: narrow(2),
         };
-        (slot.encode() == *bytes).then_some(slot)
+        let is_possible = [slot.offset, slot.dropped_bytes, slot.deleted_bytes]
+            .iter()
+            .all(|bytes| *bytes <= BYTES_MAX);
+        (is_possible && slot.encode() == *bytes).then_some(slot)
     }
 }
 

@@ -1,0 +1,254 @@
+"""The moment at which a program enters a container, attacked by one that is inside already (docs/security.md)."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.node_tool import Node
+from tests.integration.spawn_kit import CAPABILITIES, Refused, Tree
+from tests.security.kit import ALL_CAPABILITIES, run_outside
+
+pytestmark = pytest.mark.root
+
+# `make soak` raises it to the 10,000 of the design; each takes about 2 ms.
+EXECS = int(os.environ.get("ZOS_TEST_EXECS", "100"))
+RACES_MAX = 200
+ATTACK_MS = "100000"
+SYS_PTRACE = 19
+# What the attacker gets here is more than any container of the product has: the defence must not rest on that.
+STRONG = {"seccomp": "unconfined", "no_new_privileges": False, "capabilities": ALL_CAPABILITIES}
+
+
+def attack(tree: Tree, name: str, *arguments: str, **changes: object) -> None:
+    """Start an attack program in a container of that name; it goes on until /tmp/stop is there."""
+    tree.launch(name, f"/bin/{arguments[0]}", *arguments[1:], **(STRONG | changes))
+    assert tree.lines(name, 1) == ["ready"]
+
+
+def finish(tree: Tree, name: str) -> str:
+    """Let the attack end; the rest of what it said."""
+    stop = tree.exec(name, 9999, "/bin/touch", "/tmp/stop")
+    tree.wait_exit(stop)
+    status, out, err = tree.finish(name)
+    assert (status, err) == (0, ""), (status, out, err)
+    return out
+
+
+def counts(line: str) -> dict[str, int]:
+    return {key: int(value) for key, value in re.findall(r"(\w+)=(\d+)", line)}
+
+
+def drop_streams(tree: Tree, process: str) -> None:
+    tree.hold.do("drop", names=[f"log/{process}/stdout", f"log/{process}/stderr"])
+
+
+# --- 1: CVE-2019-5736 ------------------------------------------------------------------------------------------------
+
+
+def test_the_runtime_cannot_be_overwritten_through_proc(tree: Tree) -> None:
+    """zos-init is executed inside by way of /proc/self/exe, again and again, and someone waits for it."""
+    attack(tree, "overwrite", "entry", "exe", "zos-init (deleted)", ATTACK_MS)
+    entered = 0
+    for number in range(1, RACES_MAX):
+        process = tree.exec("overwrite", number, "/proc/self/exe", "spawn")
+        tree.wait_exit(process)
+        drop_streams(tree, process)
+        entered += 1
+    found = counts(finish(tree, "overwrite").splitlines()[-1])
+    assert found["seen"] > 0, f"{entered} times inside, and the attacker never saw it: this test shows nothing"
+    assert (found["opened"], found["unsealed"], found["written"]) == (0, 0, 0)
+
+
+def test_the_attack_on_the_runtime_works_on_a_file(tree: Tree) -> None:
+    """The control: what is no sealed memfd is overwritten as soon as it does not run any more."""
+    tree.launch("control", "/bin/sleep", "1000", **STRONG)
+    process = tree.exec("control", 1, "/bin/entry", "exe", "/tmp/busybox-victim", ATTACK_MS, **STRONG)
+    assert tree.lines(process, 1) == ["ready"]
+    start = "cat /bin/busybox > /tmp/busybox-victim; chmod 755 /tmp/busybox-victim; exec /tmp/busybox-victim sleep 1000"
+    victim = tree.exec("control", 2, "/bin/sh", "-c", start)
+    assert tree.lines(process, 1) == ["seen"]
+    tree.hold.do("kill", name=victim, signal=9)
+    tree.wait_exit(victim)
+    upper = tree.state / "containers/control/upper/tmp/busybox-victim"
+    for _ in range(1000):
+        if upper.read_bytes()[:2] == b"#!":
+            break
+        tree.wait_exit(tree.exec("control", 3, "/bin/true"))
+        drop_streams(tree, "control/exec-3")
+    assert upper.read_bytes()[:2] == b"#!"
+    tree.wait_exit(tree.exec("control", 4, "/bin/touch", "/tmp/stop"))
+    found = counts(tree.output(process).decode())
+    assert found["unsealed"] > 0
+    assert found["written"] > 0
+    tree.hold.do("kill", name="control", signal=9)
+    tree.wait_exit("control")
+
+
+def test_the_first_process_cannot_be_opened(attacked: Node) -> None:
+    """pid 1 is zos-init for the whole life of a container."""
+    script = """
+        for mode in '<' '>' '<>'; do
+            eval "true $mode /proc/1/exe" 2>&1 | sed 's/.*: //'
+        done
+        readlink /proc/1/exe /proc/1/cwd /proc/1/root /proc/1/fd/*
+        ls /proc/1/fd/ | wc -l; cat /proc/1/maps /proc/1/mem | wc -c
+    """
+    out = attacked.run("--rm", "attack", command=["sh", "-c", script]).out
+    assert out.split("\n")[:3] == ["Permission denied"] * 3
+    # The numbers of its three descriptors may be listed, what they are may not.
+    assert out.split("\n")[3:] == ["3", "0", ""], out
+
+
+# --- 2: CVE-2024-21626 -----------------------------------------------------------------------------------------------
+
+
+def test_only_three_descriptors_come_along(attacked: Node, programs: Path) -> None:
+    attacked.run("-d", "--name", "box", "attack", command=["sleep", "1000"])
+    outputs = [
+        attacked.run("--rm", "attack", command=["entry", "fds"]).out,
+        attacked.zos("exec", "box", "--", "entry", "fds").out,
+    ]
+    assert attacked.zos("rm", "-f", "box").status == 0
+    for out in outputs:
+        lines = [line.split(" ", 1) for line in out.splitlines()]
+        assert [number for number, _ in lines] == ["0", "1", "2", "cwd"], out
+        assert lines[0][1] == "/dev/null"
+        assert lines[3][1] == "/"
+    leaked = os.open("/etc", os.O_RDONLY)
+    try:
+        assert f"{leaked} /etc\n" in run_outside(programs, "entry", "fds", pass_fds=(leaked,)), "the control"
+    finally:
+        os.close(leaked)
+
+
+def test_no_descriptor_is_a_way_out_for_the_working_directory(tree: Tree) -> None:
+    """As it is given, and by way of a link that the container made."""
+    tree.launch("cwd", "/bin/sleep", "1000")
+    inside = tree.state / "containers/cwd/upper/tmp"
+    inside.mkdir(exist_ok=True)
+    for number in range(64):
+        path = f"/proc/self/fd/{number}"
+        (inside / f"to-{number}").symlink_to(path)
+        if number % 4:
+            path = f"/tmp/to-{number}"
+        with pytest.raises(Refused) as caught:
+            tree.exec("cwd", number, "/bin/pwd", cwd=path.encode())
+        assert caught.value.code in ("spawn.step", "spawn.bad-path"), path
+        assert caught.value.step == "chdir" or "outside" in str(caught.value), path
+    for number in range(16):
+        with pytest.raises(Refused) as caught:
+            tree.launch(f"cwd{number}", "/bin/pwd", cwd=f"/proc/self/fd/{number}".encode())
+        assert caught.value.code in ("spawn.step", "spawn.bad-path"), number
+    tree.hold.do("kill", name="cwd", signal=9)
+    tree.wait_exit("cwd")
+
+
+# --- 3: CVE-2016-9962 ------------------------------------------------------------------------------------------------
+
+
+def entering(tree: Tree, name: str, count: int) -> tuple[dict[str, int], str]:
+    """Let so many programs enter the container of an attacker; what it found, and what it said of it."""
+    sent: list[str] = []
+
+    def drain() -> None:
+        for process in sent:
+            tree.wait_exit(process)
+            drop_streams(tree, process)
+        sent.clear()
+
+    for number in range(1, count + 1):
+        sent.append(tree.exec(name, number, "/bin/true", capabilities=CAPABILITIES))
+        if len(sent) == 16:
+            drain()
+    drain()
+    out = finish(tree, name)
+    return counts(out.splitlines()[-1]), out
+
+
+def test_nothing_of_an_entering_process_can_be_read(tree: Tree) -> None:
+    """Whoever enters is looked at, traced and opened; by a filter nothing is held back, and rights are the default."""
+    attack(tree, "window", "entry", "window", ATTACK_MS, capabilities=CAPABILITIES)
+    found, out = entering(tree, "window", EXECS)
+    assert found["touched"] > 0, "the attacker saw none of them: this test shows nothing"
+    assert found["leaks"] == 0, out[:2000]
+
+
+def test_the_attack_on_entering_processes_works_with_the_right_to_trace(tree: Tree) -> None:
+    """The control: CAP_SYS_PTRACE, which no container has, sees the sealed zos-init before its execve."""
+    attack(tree, "tracer", "entry", "window", ATTACK_MS, capabilities=[*CAPABILITIES, SYS_PTRACE])
+    found, out = entering(tree, "tracer", 32)
+    assert found["leaks"] > 0
+    assert "leak exe /memfd:zos-init (deleted)" in out
+
+
+# --- 6 and 4: a /proc and a /dev/null of the container's own ---------------------------------------------------------
+
+
+def test_an_exec_believes_no_proc_of_the_containers_own(tree: Tree) -> None:
+    """CVE-2019-16884 and its kin: the runtime writes where a faked /proc points."""
+    script = """
+        mkdir /tmp/proc && mount -t tmpfs none /tmp/proc
+        for pid in self thread-self 1; do
+            mkdir -p /tmp/proc/$pid/attr /tmp/proc/$pid/fd
+            for file in attr/exec attr/keycreate oom_score_adj setgroups uid_map status comm cmdline; do
+                echo untouched > /tmp/proc/$pid/$file
+            done
+        done
+        mount --move /tmp/proc /proc 2>/dev/null || mount -o bind /tmp/proc /proc
+        echo faked; exec sleep 1000
+    """
+    tree.launch("faked", "/bin/sh", "-c", script, **STRONG)
+    assert tree.lines("faked", 1) == ["faked"]
+    process = tree.exec("faked", 1, "/bin/sh", "-c", "cat /proc/*/attr/* /proc/*/[!af]*")
+    assert tree.wait_exit(process)["code"] == 0
+    assert tree.output(process).split() == [b"untouched"] * 24
+    tree.hold.do("kill", name="faked", signal=9)
+    tree.wait_exit("faked")
+
+
+@pytest.mark.parametrize("what", ["link", "file"])
+def test_an_exec_believes_no_dev_null_of_the_containers_own(tree: Tree, what: str) -> None:
+    """CVE-2025-31133: what stands in the place of /dev/null would be opened by the runtime."""
+    make = "ln -s /proc/sys/kernel/core_pattern /dev/null" if what == "link" else "echo x > /dev/null"
+    name = f"null-{what}"
+    tree.launch(
+        name, "/bin/sh", "-c", f"umount -l /dev/null && rm /dev/null && {make} && echo faked; exec sleep 1000", **STRONG
+    )
+    assert tree.lines(name, 1) == ["faked"]
+    with pytest.raises(Refused) as caught:
+        tree.exec(name, 1, "/bin/true")
+    assert caught.value.code in ("spawn.bad-path", "spawn.step")
+    tree.hold.do("kill", name=name, signal=9)
+    tree.wait_exit(name)
+
+
+# --- 23 --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_double_chroot_ends_at_the_containers_root(attacked: Node, programs: Path, tmp_path: Path) -> None:
+    assert attacked.run("--rm", "attack", command=["entry", "chroot"]).out == "inside\n"
+    # The control: below a chroot alone the same steps lead out.
+    jail = tmp_path / "jail"
+    (jail / "tmp").mkdir(parents=True)
+    (jail / "entry").write_bytes((programs / "entry").read_bytes())
+    (jail / "entry").chmod(0o755)
+    done = subprocess.run(["chroot", str(jail), "/entry", "chroot"], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "outside\n", done.stderr
+
+
+def test_the_root_that_others_see_is_the_containers(attacked: Node) -> None:
+    script = """
+        for root in /proc/1/root /proc/self/root /proc/1/cwd; do
+            ls -d $root/. 2>/dev/null && stat -L -c %d:%i $root/.
+        done
+        stat -c %d:%i /
+    """
+    lines = [line for line in attacked.run("--rm", "attack", command=["sh", "-c", script]).out.split() if ":" in line]
+    assert len(set(lines)) == 1, lines
+    root = os.stat("/")
+    assert lines[0] != f"{root.st_dev}:{root.st_ino}"

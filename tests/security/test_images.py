@@ -1,0 +1,260 @@
+"""What an image can carry, on a real node: links where the runtime mounts, devices, rights, whiteouts, lies."""
+
+from __future__ import annotations
+
+import os
+import stat
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import zstandard
+
+from flist.manifest import SignedManifest
+from flist.tree import Inode
+from tests.e2e.node_tool import Done, Node, problem
+from tests.integration.spawn_kit import Tree
+from tests.security.forge import Forge, inode, renamed
+from tests.security.kit import disk, run_inside
+from zos_core.containers.launch import CAPABILITIES, MASKED
+
+pytestmark = pytest.mark.root
+
+CAP_NET_RAW, CAP_SYS_ADMIN = 13, 21
+
+
+@pytest.fixture(scope="module")
+def forge(attacked: Node) -> Forge:
+    return Forge(attacked.store, attacked.store / "attack.flist")
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Iterator[Path]:
+    """A directory of the host that links of an image point at; it stays as it is."""
+    directory = tmp_path / "precious"
+    directory.mkdir()
+    (directory / "kept").write_text("kept")
+    before = directory.stat()
+    yield directory
+    assert [path.name for path in directory.iterdir()] == ["kept"]
+    assert (directory / "kept").read_text() == "kept"
+    after = directory.stat()
+    assert (before.st_mode, before.st_uid, before.st_mtime_ns) == (after.st_mode, after.st_uid, after.st_mtime_ns)
+
+
+def run(node: Node, image: Path, *command: str, provider: str | None = None) -> Done:
+    chosen = ["--provider", provider] if provider else []
+    return node.run("--rm", *chosen, str(image), command=list(command))
+
+
+def link(target: str | Path) -> Inode:
+    return inode(stat.S_IFLNK | 0o777, target=os.fsencode(target))
+
+
+# --- 6 and 7: links where the runtime mounts -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("dev", "absolute"),
+        ("dev", "relative"),
+        ("dev", "file"),
+        ("proc", "absolute"),
+        ("sys", "relative"),
+        ("etc", "absolute"),
+    ],
+)
+def test_mount_points_that_lead_elsewhere_are_refused(
+    attacked: Node, forge: Forge, precious: Path, name: str, kind: str
+) -> None:
+    """CVE-2019-19921, CVE-2023-27561, CVE-2026-41579, CVE-2026-47766."""
+    made = {
+        "absolute": link(precious),
+        "relative": link("../" * 20 + str(precious).lstrip("/")),
+        "file": inode(stat.S_IFREG | 0o644),
+    }[kind]
+    image = forge.image({name.encode(): made}, without=[name.encode()])
+    done = attacked.zos("run", "--json", "--rm", "--store", str(attacked.store), str(image), "--", "true")
+    assert done.status > 1, done
+    said = problem(done)
+    assert f"/{name} of the image is no directory" in said["message"], said
+    assert attacked.names() == []
+
+
+# --- 4: CVE-2025-31133 -----------------------------------------------------------------------------------------------
+
+
+def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge) -> None:
+    image = forge.image({b"null": link("/proc/sys/kernel/core_pattern")}, at=b"dev")
+    there = [path.decode() for path in MASKED if Path(path.decode()).is_file()]
+    done = run(attacked, image, "stat", "-c", "%t,%T %F", "/dev/null", *there)
+    assert done.out.splitlines() == ["1,3 character special file"] * (1 + len(there)), done.err
+
+
+# --- 24: what an flist can carry -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("provider", [None, "extract"])
+def test_device_nodes_of_an_image_lead_nowhere(attacked: Node, forge: Forge, provider: str | None) -> None:
+    """Attack 19 by way of the image: the disk of the machine, its memory, and a null device where it is not listed."""
+    major, minor = map(int, disk().split(":"))
+    nodes = {
+        b"disk": inode(stat.S_IFBLK | 0o666, device=(major, minor)),
+        b"mem": inode(stat.S_IFCHR | 0o666, device=(1, 1)),
+        b"null2": inode(stat.S_IFCHR | 0o666, device=(1, 3)),
+    }
+    image = forge.image(nodes)
+    done = run(
+        attacked, image, "sh", "-c", "stat -c %F /disk /mem /null2; entry open /disk /mem /null2", provider=provider
+    )
+    assert done.out.splitlines() == [
+        "block special file",
+        "character special file",
+        "character special file",
+        "/disk EACCES",
+        "/mem EACCES",
+        "/null2 EACCES",
+    ], done.err
+
+
+def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:
+    """What overlay reads as its own orders, in an image: a whiteout of a parent, redirect, opaque, metacopy."""
+    marks = {
+        b"bin": ((b"trusted.overlay.opaque", b"y"), (b"trusted.overlay.redirect", b"/etc")),
+        b"etc/mark": ((b"trusted.overlay.metacopy", b""), (b"trusted.overlay.redirect", b"/../../etc/shadow")),
+        b"": ((b"trusted.overlay.opaque", b"y"),),
+    }
+    gone = inode(stat.S_IFCHR | 0o000, device=(0, 0))
+    image = forge.image({b"opt": gone, b".wh.etc": inode(stat.S_IFREG | 0o644)}, without=[b"opt"], xattrs=marks)
+    script = "ls -a / /bin/sh; head -n 1 /etc/passwd; mkdir /opt && echo new > /opt/file && ls /opt; cat /etc/mark"
+    done = run(attacked, image, "sh", "-c", script)
+    lines = done.out.splitlines()
+    assert "/bin/sh" in lines
+    assert "root:x:0:0:root:/root:/bin/sh" in lines
+    assert ".wh.etc" in lines, "AUFS whiteouts of OCI mean nothing in an flist"
+    # What is marked as having its data elsewhere is its own data, or an error: never another file.
+    assert lines[-2:] == ["file", "mark"] or (lines[-1] == "file" and "/etc/mark" in done.err), (done.out, done.err)
+
+
+def capable(permitted: int, inheritable: int) -> tuple[tuple[bytes, bytes], ...]:
+    """security.capability, revision 2, with the effective flag (linux/capability.h)."""
+    return ((b"security.capability", struct.pack("<IIIII", 0x02000001, permitted, inheritable, 0, 0)),)
+
+
+def test_file_capabilities_gain_nothing(attacked: Node, forge: Forge, programs: Path, tmp_path: Path) -> None:
+    """Attack 13: CVE-2022-24769, 27650, 29162."""
+    bits = 1 << CAP_NET_RAW | 1 << CAP_SYS_ADMIN
+    refused = run(attacked, forge.image(xattrs={b"bin/entry": capable(bits, bits)}), "entry", "caps")
+    assert refused.status != 0, "more than the bounding set is no program at all (execve EPERM)"
+    assert refused.out == ""
+    image = forge.image(xattrs={b"bin/entry": capable(0, bits)})
+    done = run(attacked, image, "sh", "-c", "entry caps; cat /proc/self/status")
+    status = dict(line.split(":\t", 1) for line in done.out.splitlines() if ":\t" in line)
+    default = sum(1 << number for number in CAPABILITIES.values())
+    assert int(done.out.split()[1], 16) == default
+    assert (int(status["CapInh"], 16), int(status["CapAmb"], 16), status["NoNewPrivs"]) == (0, 0, "1")
+    attacked.run("-d", "--name", "box", "attack", command=["sleep", "1000"])
+    inside = attacked.zos("exec", "box", "--", "cat", "/proc/self/status").out
+    assert attacked.zos("rm", "-f", "box").status == 0
+    status = dict(line.split(":\t", 1) for line in inside.splitlines() if ":\t" in line)
+    found = [int(status[f"Cap{kind}"], 16) for kind in ("Inh", "Prm", "Eff", "Bnd", "Amb")]
+    assert found == [0, default, default, default, 0]
+    # The control: outside, such a file gives an ordinary user these very capabilities.
+    file = reachable(tmp_path) / "entry"
+    file.write_bytes((programs / "entry").read_bytes())
+    file.chmod(0o755)
+    os.setxattr(file, *capable(bits, 0)[0])
+    out = subprocess.run([file, "caps"], capture_output=True, text=True, user=65534, check=True).stdout
+    assert int(out.split()[-1], 16) & bits == bits
+
+
+def reachable(directory: Path) -> Path:
+    """The directory, to which any user finds a way."""
+    for path in (directory, *directory.parents):
+        if not path.stat().st_mode & 0o001:
+            path.chmod(path.stat().st_mode | 0o011)
+    return directory
+
+
+def test_setuid_programs_gain_nothing(tree: Tree) -> None:
+    """With no_new_privileges, which every container has; without it they do."""
+    program = tree.state / "tree/bin/entry-setuid"
+    program.write_bytes((tree.state / "tree/bin/entry").read_bytes())
+    program.chmod(0o4755)
+    user = {"uid": 1000, "gid": 1000}
+    assert run_inside(tree, "entry-setuid", "caps", user=user).split()[1] == "0" * 16
+    control = run_inside(tree, "entry-setuid", "caps", user=user, no_new_privileges=False, seccomp="unconfined")
+    assert int(control.split()[1], 16) != 0
+
+
+# Placeholders that sort where the name sorts, so that it is the name alone for which an image is refused.
+EVIL_NAMES = [
+    (b"..-out", b"../out"),
+    (b".out", b"/out"),
+    (b"a-..-..-out", b"a/../../out"),
+    (b"a0b", b"a\0b"),
+    (b"bio", b"bin"),
+    (b".0x", b"..\0"),
+]
+
+
+@pytest.mark.parametrize(("before", "after"), EVIL_NAMES)
+@pytest.mark.parametrize("provider", ["extract", None])
+def test_names_that_lead_out_of_the_tree(
+    attacked: Node, forge: Forge, before: bytes, after: bytes, provider: str | None
+) -> None:
+    """ "..", absolute names, slashes, a name twice: extract refuses them, and mounted they lead nowhere."""
+    state = Path(f"/var/lib/zos/{attacked.instance}")
+    image = forge.image({before: inode(stat.S_IFREG | 0o644)}, bend=renamed(before, after))
+    chosen = ["--provider", provider] if provider else []
+    arguments = ["--json", "--rm", "--store", str(attacked.store), *chosen, str(image), "--", "ls", "-a", "/"]
+    done = attacked.zos("run", *arguments)
+    if provider == "extract":
+        assert done.status != 0
+        assert problem(done)["code"] == "flist.meta-invalid", done.out
+    outside = [Path("/out"), state / "out", state / "images/out", state / "images" / digest_of(image) / "out"]
+    assert not any(path.exists() for path in outside)
+    assert attacked.names() == []
+
+
+def test_a_placeholder_alone_is_no_reason_to_refuse(attacked: Node, forge: Forge) -> None:
+    """The control of the test above."""
+    image = forge.image({before: inode(stat.S_IFREG | 0o644) for before, _ in EVIL_NAMES})
+    done = run(attacked, image, "ls", "-a", "/", provider="extract")
+    assert {before.decode() for before, _ in EVIL_NAMES} <= set(done.out.split())
+
+
+def digest_of(image: Path) -> str:
+    return SignedManifest.parse(image.read_bytes()).digest.hex()
+
+
+@pytest.mark.parametrize("provider", ["extract", None])
+def test_a_file_of_a_tebibyte_of_nothing_takes_no_room(attacked: Node, forge: Forge, provider: str | None) -> None:
+    image = forge.image({b"bomb": inode(stat.S_IFREG | 0o644, size=1 << 40)})
+    done = run(
+        attacked, image, "sh", "-c", "stat -c %s /bomb; od -A n -t x1 -N 4 -j 1099511627000 /bomb", provider=provider
+    )
+    assert done.out.split() == [str(1 << 40), "00", "00", "00", "00"], done.err
+    held = Path(f"/var/lib/zos/{attacked.instance}/images") / digest_of(image)
+    assert sum(path.lstat().st_blocks * 512 for path in held.rglob("*")) < 64 << 20
+
+
+@pytest.mark.parametrize("provider", ["extract", None])
+@pytest.mark.parametrize("lie", ["bomb", "other", "cut"])
+def test_metadata_that_is_not_what_was_signed(attacked: Node, forge: Forge, provider: str | None, lie: str) -> None:
+    """CVE-2021-41190 and its kin: another content, and a frame that unpacks to far more than was promised."""
+    image = forge.image({b"lie": inode(stat.S_IFREG | 0o644, mtime_ns=sum(map(ord, lie + (provider or ""))))})
+    path = attacked.store / "meta" / SignedManifest.parse(image.read_bytes()).manifest.meta.blake3.hex()
+    path = next(iter(attacked.store.rglob(path.name)))
+    good = zstandard.ZstdDecompressor().decompress(path.read_bytes())
+    plain = {"bomb": bytes(256 << 20), "other": good[:-1] + b"x", "cut": good[:-4096]}[lie]
+    path.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    chosen = ["--provider", provider] if provider else []
+    arguments = ["--json", "--rm", "--store", str(attacked.store), *chosen, str(image), "--", "true"]
+    done = attacked.zos("run", *arguments)
+    assert done.status not in (0, 1), done
+    assert problem(done)["code"] in ("flist.meta-invalid", "flist.mount-failed"), done.out
+    assert attacked.names() == []
