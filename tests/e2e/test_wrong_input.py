@@ -368,6 +368,13 @@ def test_a_hub_with_wrong_bytes(
     assert problem(done)["code"].startswith("flist."), done.out
 
 
+def start_reader(node: Node, hub: Hub, variant: Path) -> None:
+    """A container `reader` that waits, its programs here whole: what fails later concerns its data alone."""
+    assert node.run("-d", "--name", "reader", str(variant), store=hub.url, command=["sleep", "1000"]).status == 0
+    done = node.zos("exec", "reader", "--", "sh", "-c", "cat /bin/busybox > /dev/null")
+    assert done.status == 0, done.err
+
+
 @pytest.mark.parametrize(
     "damage", [lambda data: flipped(data, 0), lambda data: bytes(len(data))], ids=["flipped bit", "zeros"]
 )
@@ -375,7 +382,7 @@ def test_a_unit_with_wrong_bytes_is_eio_and_says_why(
     unchanged: Node, hub: Hub, variant: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     node = unchanged
-    assert node.run("-d", "--name", "reader", str(variant), store=hub.url, command=["sleep", "1000"]).status == 0
+    start_reader(node, hub, variant)
     hub.behave = lambda path, data: damage(data) if path.startswith("/pack/") else data
     done = node.zos("exec", "reader", "--", "cat", "/data/03")
     assert done.status == 1
@@ -394,7 +401,7 @@ def test_a_unit_with_wrong_bytes_is_eio_and_says_why(
 def test_an_answer_that_is_cut_off_is_asked_for_again(unchanged: Node, hub: Hub, variant: Path) -> None:
     """A connection that breaks is no wrong byte: the reader waits, and has its data when the hub is well again."""
     node = unchanged
-    assert node.run("-d", "--name", "reader", str(variant), store=hub.url, command=["sleep", "1000"]).status == 0
+    start_reader(node, hub, variant)
     again = threading.Event()
     broken: list[str] = []
 
