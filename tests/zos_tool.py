@@ -64,6 +64,8 @@ class Zos:
         out, err = io.StringIO(), io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
             patch.chdir(self.home)
+            for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER"):  # or its keys and settings were those of who called sudo
+                patch.delenv(name, raising=False)
             for name, value in self.environ.items():
                 patch.setenv(name, value)
             status = run(list(map(str, argv)), ENTRIES)
