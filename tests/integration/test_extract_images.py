@@ -37,9 +37,9 @@ def inodes_of(root: Path) -> list[Inode]:
 
 
 def contents_of(root: Path) -> dict[str, bytes]:
-    return {
-        str(path.relative_to(root)): path.read_bytes() for path in root.rglob("*") if stat.S_ISREG(path.lstat().st_mode)
-    }
+    # os.walk, since Path.rglob of Python 3.11.2 follows links, and one of them leads to a name that is too long.
+    paths = (Path(directory, name) for directory, _, names in os.walk(root) for name in names)
+    return {str(path.relative_to(root)): path.read_bytes() for path in paths if stat.S_ISREG(path.lstat().st_mode)}
 
 
 async def made(tmp_path: Path, tree: Path) -> tuple[DirectoryStore, SignedManifest]:

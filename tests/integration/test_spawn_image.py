@@ -106,6 +106,7 @@ def erofs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("erofs")
     make_tree(directory / "tree")
     (directory / "tree/big").write_bytes(random.Random(1).randbytes(8 << 20))
+    (directory / "blob").touch()  # erofs-utils 1.8 (Debian 13) makes none
     command = ["mkfs.erofs", "--quiet", "--chunksize=4096", f"--blobdev={directory / 'blob'}"]
     subprocess.run([*command, directory / "meta", directory / "tree"], check=True, stdout=subprocess.DEVNULL)
     # The blob's last block may be short; a device has whole ones.

@@ -193,6 +193,7 @@ async def test_several_stores_in_order(tmp_path: Path) -> None:
 
 async def test_opening_by_what_a_person_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    monkeypatch.delenv("SUDO_UID", raising=False)  # or it is the store of who called sudo
     assert open_store(None).name == str(tmp_path / "zos" / "store")
     assert open_store("https://hub.example/").name == "https://hub.example"
     assert isinstance(open_store("http:"), DirectoryStore)
