@@ -23,8 +23,9 @@ const TARGET_DEFAULT: Duration = Duration::from_secs(5);
 const INPUT_CPU_MAX: Duration = Duration::from_secs(2);
 /// Memory that a target may come to need: no length that an input promises is believed.
 const GROWTH_KIB_MAX: u64 = 512 * 1024;
-/// Attempts to make a failing input smaller.
+/// Attempts to make a failing input smaller, and their time: one that fails by being slow is slow each time.
 const MINIMISE_MAX: usize = 400;
+const MINIMISE_TIME_MAX: Duration = Duration::from_secs(20);
 /// Longest input, but no shorter than the corpus.
 const INPUT_BYTES_MAX: usize = 65_536;
 
@@ -103,9 +104,10 @@ fn minimise(input: &[u8], fails: impl Fn(&[u8]) -> bool) -> Vec<u8> {
     let mut small = input.to_vec();
     let mut piece = small.len() / 2;
     let mut attempts = 0;
+    let end = Instant::now() + MINIMISE_TIME_MAX;
     while piece > 0 {
         let mut at = 0;
-        while at < small.len() && attempts < MINIMISE_MAX {
+        while at < small.len() && attempts < MINIMISE_MAX && Instant::now() < end {
             let mut less = small.clone();
             less.drain(at..(at + piece).min(small.len()));
             attempts += 1;

@@ -26,16 +26,15 @@ fn fuzz_seccomp_profile() {
     });
 }
 
+/// The table alone: what is compiled with it is ours, at build time, and may take seconds where a table makes no sense.
 #[test]
 fn fuzz_seccomp_table() {
-    let profile = Profile::parse(PROFILE).unwrap();
     fuzz::run("seccomp-table", &[TABLE.as_bytes().to_vec()], |data| {
         let Ok(text) = std::str::from_utf8(data) else {
             return;
         };
         if let Ok(table) = Table::parse(text) {
             let _ = table.audit_architecture();
-            let _ = compile::compile(&profile, &table);
         }
     });
 }
