@@ -120,6 +120,8 @@ class Wire:
             for each in (source, target):
                 with contextlib.suppress(OSError):
                     each.shutdown(socket.SHUT_RDWR)
+                if self.cut.is_set():
+                    each.close()  # with bytes unread that resets the sender, who would else wait for room for ever
 
     def _count(self, data: bytes, target: socket.socket) -> bool:
         """Whether to relay `data` whole; at the byte of the cut the part before it goes, then `act` is called."""
