@@ -111,9 +111,14 @@ class Attention:
         """
         if not deaf:
             self.check()
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=stdout, text=True, encoding="utf-8", process_group=0
-        )
+        # Until it has a group of its own it is in the terminal's: what is deaf has the key blocked from its first moment.
+        blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if deaf else ())
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=stdout, text=True, encoding="utf-8", process_group=0
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
         if not deaf:
             self._running.append(process)
         try:
