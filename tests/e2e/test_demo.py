@@ -74,7 +74,7 @@ def interrupted(step: str, *arguments: str, status: int = 130) -> list[str]:
         [*DEMO, *arguments],
         cwd=ROOT,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
     )
