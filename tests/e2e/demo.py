@@ -19,7 +19,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,13 @@ class Attention:
         """A signal handler: tell whoever runs, each in a process group of its own."""
         self._heard = True
         for process in self._running:
-            if process.poll() is None:
+            self._tell(process)
+
+    @staticmethod
+    def _tell(process: subprocess.Popen[str]) -> None:
+        if process.poll() is None:
+            # There is no such group where the key itself ended the process before it had one.
+            with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGINT)
 
     def check(self) -> None:
@@ -111,7 +117,7 @@ class Attention:
         """
         if not deaf:
             self.check()
-        # Until it has a group of its own it is in the terminal's: what is deaf has the key blocked from its first moment.
+        # Until it has a group of its own it is in the terminal's: what is deaf has the key blocked from the first.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if deaf else ())
         try:
             process = subprocess.Popen(
@@ -123,7 +129,7 @@ class Attention:
             self._running.append(process)
         try:
             if self._heard and not deaf:  # it came before there was anybody to tell
-                os.killpg(process.pid, signal.SIGINT)
+                self._tell(process)
             yield process
         except BaseException:
             if not deaf and process.poll() is None:

@@ -85,7 +85,7 @@ def interrupted(step: str, *arguments: str, status: int = 130) -> list[str]:
             said.append(line.rstrip())
             if step in line or LAST_STEP in line:
                 os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to all that are in the foreground
-        assert process.wait(timeout=INTERRUPTED_S) == status, said
+        assert process.wait(timeout=INTERRUPTED_S) == status, "\n".join(said)
     finally:
         process.kill()
         process.wait()
