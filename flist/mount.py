@@ -22,7 +22,7 @@ from flist.manifest import SignedManifest
 from flist.providers import Provider, ProviderUnavailable, choose
 from flist.store import StoreUnavailable
 from native.errors import ZosError
-from zos_core.base.errors import PeerGone, RequestTimeout
+from zos_core.base.errors import DescriptorsExhausted, DiskFull, PeerGone, RequestTimeout
 from zos_core.base.frame import RemoteError, close_all
 from zos_core.base.peer import Requester
 from zos_core.base.programs import (
@@ -108,6 +108,12 @@ def is_full(presence: Path, *, root: bytes) -> bool:
 
 def _failure(error: RemoteError, digest: str) -> ZosError:
     """What a user is told when spawn or blockd refused."""
+    if error.remote_code == "fetch.no-space":
+        return DiskFull(
+            f"the image cannot be kept: {error}", hint="make room where the node keeps its images", image=digest
+        )
+    if error.remote_code == "fetch.no-descriptors":
+        return DescriptorsExhausted(f"the image cannot be fetched: {error}", hint=error.hint, image=digest)
     if error.remote_code in ("fetch.unreachable", "fetch.status", "fetch.deadline"):
         return StoreUnavailable(f"the image cannot be fetched: {error}", hint="is the hub reachable?", image=digest)
     if error.remote_code.startswith("fetch."):

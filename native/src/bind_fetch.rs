@@ -41,7 +41,9 @@ fn raise(py: Python<'_>, error: fetch::Error) -> PyErr {
         Code::Short | Code::Long | Code::Corrupt | Code::BadIndex | Code::BadLocator => {
             py.get_type::<classes::FetchCorrupt>()
         }
-        Code::NoSpace | Code::Local | Code::Busy => py.get_type::<classes::FetchLocal>(),
+        Code::NoSpace | Code::NoDescriptors | Code::Local | Code::Busy => {
+            py.get_type::<classes::FetchLocal>()
+        }
         Code::Range | Code::Closed | Code::BadPlan => {
             return PyValueError::new_err(error.message);
         }

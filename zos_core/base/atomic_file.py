@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from zos_core.base.errors import FileTooLarge
+from zos_core.base.errors import FileTooLarge, disk_full_at, is_disk_full
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -44,9 +44,16 @@ def replacing(
         owner: uid and gid, or None to keep the process's.
         exclusive: raise FileExistsError (at the end) instead of replacing a file that is there.
         durable: fsync file and directory; without it a power cut may leave an empty file.
+
+    Raises:
+        DiskFull: there is no room; what was there before is there still.
+        OSError: as open(2), write(2), rename(2).
     """
     temporary = path.with_name(f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    except OSError as error:
+        raise _told(path, error) from error
     try:
         with open(descriptor, "wb") as file:
             yield file
@@ -61,12 +68,20 @@ def replacing(
             os.unlink(temporary)
         else:
             os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)
-        raise
+        told = _told(path, error)
+        if told is error:
+            raise
+        raise told from error
     if durable:
         sync_directory(path.parent)
+
+
+def _told(path: Path, error: BaseException) -> BaseException:
+    """The error that names the file for which there is no room; any other as it is."""
+    return disk_full_at(path, error) if isinstance(error, OSError) and is_disk_full(error) else error
 
 
 def write_atomic(
@@ -109,6 +124,8 @@ def make_directories(path: Path, *, mode: int = 0o755, owner: Owner | None = Non
             directory.mkdir(mode=mode)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise _told(directory, error) from error
         if owner is not None:
             os.chown(directory, *owner, follow_symlinks=False)
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
+from pathlib import Path
+
 from native.errors import ZosError
 
 __all__ = [
     "AddressInUse",
+    "DescriptorsExhausted",
     "DiskFull",
     "DocumentInvalid",
     "FileTooLarge",
@@ -22,6 +28,8 @@ __all__ = [
     "ServerBusy",
     "Unreachable",
     "UsageError",
+    "disk_full_at",
+    "is_disk_full",
     "zos_error_in",
 ]
 
@@ -48,6 +56,42 @@ class DiskFull(ZosError):
     """There is no room on the disk for what must be kept; nothing was changed."""
 
     code, http_status, exit_status, retryable = "disk.full", 507, 10, True
+
+
+def is_disk_full(error: OSError) -> bool:
+    """Whether there is no room on the disk, or no more of it for this user."""
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def disk_full_at(path: str | Path, error: OSError) -> DiskFull:
+    """What a user is told when there is no room for the file at `path`."""
+    return DiskFull(
+        f"{path} cannot be written: the disk is full ({error.strerror})",
+        hint=f"make room (df {Path(path).parent} says of what disk) and ask again; nothing was changed",
+        path=str(path),
+    )
+
+
+class DescriptorsExhausted(ZosError):
+    """A process of the node, or this one, has as many files open as it may; what runs goes on.
+
+    `process` in the context says which, `limit` how many that is.
+    """
+
+    code, http_status, exit_status, retryable = "base.no-descriptors", 503, 13, True
+
+    @staticmethod
+    def here(step: str, *, process: str | None = None) -> DescriptorsExhausted:
+        """Of this process; `process` is what it is called, or None for its number."""
+        who = process or f"this process ({os.getpid()})"
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        return DescriptorsExhausted(
+            f"{who} has no descriptor left to {step}: its limit (RLIMIT_NOFILE) is {limit}",
+            hint="end containers or clients of the node, or start it with a higher limit: "
+            "ulimit -n, or LimitNOFILE= of its unit",
+            process=who,
+            limit=limit,
+        )
 
 
 class FrameInvalid(ZosError):
@@ -163,9 +207,16 @@ class InstanceInvalid(ZosError):
 
 
 def zos_error_in(error: BaseException) -> ZosError | None:
-    """`error` itself, or the first of our errors in a group that holds nothing but errors that explain each other."""
+    """`error` itself, or the first of our errors in a group that holds nothing but errors that explain each other.
+
+    What the system says when a disk or a limit is full is one of ours: `DiskFull`, `DescriptorsExhausted`.
+    """
     if isinstance(error, ZosError):
         return error
+    if isinstance(error, OSError) and is_disk_full(error):
+        return disk_full_at(os.fsdecode(error.filename or "a file"), error)
+    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+        return DescriptorsExhausted.here(f"open {error.filename}" if error.filename else "go on")
     if isinstance(error, BaseExceptionGroup):
         found = (zos_error_in(part) for part in error.exceptions)
         return next((part for part in found if part is not None), None)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import socket
@@ -26,8 +27,16 @@ from typing import Self, TypeVar
 
 import msgspec
 
+from native.errors import ZosError
 from zos_core.base.document import Document, Record, decode_msgpack, encode_msgpack
-from zos_core.base.errors import DocumentInvalid, FrameInvalid, PeerGone, RemoteError, RequestTimeout
+from zos_core.base.errors import (
+    DescriptorsExhausted,
+    DocumentInvalid,
+    FrameInvalid,
+    PeerGone,
+    RemoteError,
+    RequestTimeout,
+)
 
 __all__ = [
     "DESCRIPTORS_MAX",
@@ -66,6 +75,10 @@ EVENTS_MAX = 16_384  # kept for a consumer that is late; beyond it the channel i
 DATAGRAMS_PER_WAKE = 64  # fairness: then the loop's other callbacks have their turn
 CONNECT_TIMEOUT_S = 5.0
 DIAL_INTERVAL_S = 0.02
+
+REFUSED = 0  # FRAME-10: the id of an error that no request has
+# What a native program says when it, or hold for it, has as many descriptors as it may.
+NO_DESCRIPTORS = ("frame.no-descriptors", "hold.full")
 
 T = TypeVar("T")
 Body = Document | Record | Mapping[str, object]
@@ -298,6 +311,7 @@ class Channel:
         self._sending = asyncio.Lock()
         self._writer: asyncio.Future[None] | None = None
         self._gone: PeerGone | None = None
+        self._refused: ZosError | None = None
         self._closed = False
         self._buffer = bytearray(HEADER.size + INLINE_BYTES_MAX)
         sock.setblocking(False)
@@ -314,8 +328,14 @@ class Channel:
 
         Raises:
             PeerGone: nobody listens there, or the backlog stayed full for `timeout_s`.
+            DescriptorsExhausted: this process has none left for the socket.
         """
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        try:
+            sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise DescriptorsExhausted.here(f"reach {path.name}") from error
+            raise
         try:
             async with asyncio.timeout(timeout_s):
                 with socket_address(path) as address:
@@ -348,12 +368,13 @@ class Channel:
 
         Raises:
             RemoteError: the peer refused; `remote_code` says why.
+            DescriptorsExhausted: the peer has no descriptor left, or this process has none for the answer's.
             PeerGone: the connection ended (`sent`: whether the request had left).
             RequestTimeout: no answer within `timeout_s`.
             DocumentInvalid: the answer is not a `reply`.
         """
         if self._gone is not None:
-            raise PeerGone(str(self._gone), hint=self._gone.hint, sent=False)
+            raise self._no_more(sent=False)
         if len(self._waiting) >= REQUESTS_MAX:
             raise FrameInvalid(f"{REQUESTS_MAX} requests to {self._name} are in flight already")
         id_, self._next_id = self._next_id, self._next_id + 1
@@ -370,7 +391,7 @@ class Channel:
             raise
         try:
             if isinstance(answer, Failure):
-                raise answer.error
+                raise _known(answer.error)
             return decode_msgpack(answer.body, reply, what=f"answer of {self._name} to {op}"), received
         except BaseException:
             close_all(received)
@@ -389,7 +410,7 @@ class Channel:
             if self._closed:
                 return
             if self._gone is not None:
-                raise PeerGone(str(self._gone), hint=self._gone.hint, sent=True)
+                raise self._no_more(sent=True)
             self._event_came.clear()
             await self._event_came.wait()
 
@@ -413,16 +434,16 @@ class Channel:
             async with self._sending:  # keeps the order, and one writer callback at a time
                 while True:
                     if self._gone is not None:
-                        raise PeerGone(str(self._gone), hint=self._gone.hint, sent=False)
+                        raise self._no_more(sent=False)
                     try:
                         self._socket.sendmsg([datagram], ancillary, socket.MSG_NOSIGNAL)
                         return
                     except BlockingIOError:
                         await self._writable()
                     except OSError as error:
-                        gone = PeerGone(f"{self._name} is gone: {error.strerror}", sent=False)
-                        self._end(gone)
-                        raise gone from error
+                        self._readable()  # the reason, if it said one before it went (FRAME-10)
+                        self._end(PeerGone(f"{self._name} is gone: {error.strerror}", sent=False))
+                        raise self._no_more(sent=False) from error
         finally:
             if memory is not None:
                 os.close(memory)
@@ -447,6 +468,8 @@ class Channel:
                 size, descriptors, intact = self._receive()
             except BlockingIOError:
                 return
+            except ConnectionResetError:  # told once; what the peer had sent is still there (FRAME-9)
+                continue
             except OSError as error:
                 self._end(PeerGone(f"{self._name} is gone: {error.strerror}", sent=True))
                 return
@@ -454,14 +477,18 @@ class Channel:
                 self._end(PeerGone(f"{self._name} closed the connection", sent=True))
                 return
             try:
-                if not intact:
+                if not intact and (size <= HEADER.size or len(descriptors) >= DESCRIPTORS_MAX):
                     raise FrameInvalid("a frame was cut: too long, or too many descriptors (FRAME-3)")
                 message = decode_message(unwrap(memoryview(self._buffer)[:size], descriptors))
             except (FrameInvalid, OSError) as error:
                 close_all(descriptors)
                 self._end(PeerGone(f"{self._name} sent a frame that breaks the rules: {error}", sent=True))
                 return
-            self._deliver(message, descriptors)
+            if not intact:  # the map is whole, and this process has no room for its descriptors
+                close_all(descriptors)
+                self._deliver(_short(message, self._name), [])
+            else:
+                self._deliver(message, descriptors)
 
     def _receive(self) -> tuple[int, list[int], bool]:
         """One datagram into the buffer: its size, its descriptors, whether nothing was cut."""
@@ -475,6 +502,9 @@ class Channel:
 
     def _deliver(self, message: Message, descriptors: list[int]) -> None:
         match message:
+            case Failure(id=id_, error=error) if id_ == REFUSED:
+                self._refused = _known(error)
+                self._end(PeerGone(f"{self._name} refused the connection: {error}", hint=error.hint, sent=False))
             case Reply(id=id_) | Failure(id=id_):
                 future = self._waiting.pop(id_, None)
                 if future is None or future.done():  # its request gave up; an answer to nobody is not an error
@@ -497,6 +527,13 @@ class Channel:
         if not future.cancel() and not future.cancelled() and future.exception() is None:
             close_all(future.result()[1])  # the answer came in the very turn of the loop in which its request gave up
 
+    def _no_more(self, *, sent: bool) -> ZosError:
+        """Why nothing more goes over this connection."""
+        if self._refused is not None:
+            return self._refused
+        assert self._gone is not None
+        return PeerGone(str(self._gone), hint=self._gone.hint, sent=sent)
+
     def _end(self, gone: PeerGone) -> None:
         if self._gone is not None:
             return
@@ -510,9 +547,24 @@ class Channel:
         waiting, self._waiting = self._waiting, {}
         for future in waiting.values():
             if not future.done():
-                future.set_exception(PeerGone(str(gone), hint=gone.hint, sent=True))
+                future.set_exception(self._no_more(sent=True))
                 future.exception()  # retrieved: the request may have been cancelled meanwhile
         self._event_came.set()
+
+
+def _known(error: RemoteError) -> ZosError:
+    """The error of a peer as what callers know it by."""
+    if error.remote_code in NO_DESCRIPTORS:
+        return DescriptorsExhausted(str(error), hint=error.hint, process=error.message.partition(" ")[0])
+    return error
+
+
+def _short(message: Message, name: str) -> Message:
+    """A reply whose descriptors found no room here, as the failure that it is; events have none."""
+    if not isinstance(message, Reply):
+        return message
+    here = DescriptorsExhausted.here(f"take what came with the answer of {name}")
+    return Failure(message.id, RemoteError(str(here), remote_code=NO_DESCRIPTORS[0], hint=here.hint))
 
 
 def _wake(waiter: asyncio.Future[None]) -> None:

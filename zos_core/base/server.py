@@ -22,6 +22,7 @@ import errno
 import inspect
 import logging
 import os
+import resource
 import socket
 import struct
 import sys
@@ -36,10 +37,12 @@ from typing import Any, Self
 
 from aiohttp import hdrs, web
 
+from native.errors import ZosError
 from zos_core.base.document import decode_json, encode_json
 from zos_core.base.endpoint import Endpoint, Problem, query_from_text
 from zos_core.base.errors import (
     AddressInUse,
+    DescriptorsExhausted,
     DocumentInvalid,
     Internal,
     RequestTimeout,
@@ -72,6 +75,7 @@ WRITE_TIMEOUT_S = 30.0  # for one chunk: a client that reads slower than a chunk
 SHUTDOWN_TIMEOUT_S = 5.0
 REFUSAL_TIMEOUT_S = 1.0
 CONNECTIONS_MAX = 1024
+DESCRIPTORS_RESERVED = 32  # what new connections leave to the requests that are under way
 BACKLOG = 128
 HTTP_PORT = 80
 UNIX_AUTHORITY = "zos"  # what `Client` says over a unix socket
@@ -142,7 +146,7 @@ class Server:
             title: of the OpenAPI document, which is served at /openapi.json.
             authorize: raises a ZosError (`Forbidden`) for a caller who may not use an endpoint.
             routes: raw aiohttp routes beside the table, for objects; their ZosErrors become problem documents too.
-            connections_max: more are answered 503 and closed.
+            connections_max: more are answered 503 and closed, as are those for which hardly a descriptor is left.
             verifier: verifies the requests to `signed` endpoints; needed where there is one.
 
         Raises:
@@ -151,6 +155,7 @@ class Server:
         self._authorize = authorize
         self._verifier = verifier
         self._connections_max = connections_max
+        self._title = title
         self._servers: list[asyncio.AbstractServer] = []
         self._group = asyncio.TaskGroup()
         document = encode_json(openapi(list(handlers), title=title))
@@ -208,7 +213,9 @@ class Server:
         server = self._runner.server
         assert server is not None
         if len(server.connections) >= self._connections_max:
-            return _Refusal()
+            return _Refusal(ServerBusy("too many connections", hint="try again later"))
+        if _is_scarce():
+            return _Refusal(DescriptorsExhausted.here("answer a client", process=self._title))
         return server()
 
     def _route(
@@ -455,6 +462,21 @@ def cut_off(request: web.Request, *, reset: bool) -> None:
     transport.abort()
 
 
+def _is_scarce() -> bool:
+    """Whether so few descriptors are left that the requests under way need them.
+
+    The kernel gives the lowest free number: all below it are taken.
+    """
+    try:
+        newest = os.open("/", os.O_PATH | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in (errno.EMFILE, errno.ENFILE):
+            raise
+        return True
+    os.close(newest)
+    return newest + DESCRIPTORS_RESERVED >= resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
 def _own_socket(transport: asyncio.BaseTransport) -> socket.socket:
     """The transport's socket once more: the loops' own socket objects have no options. Close it."""
     return socket.socket(fileno=os.dup(transport.get_extra_info("socket").fileno()))
@@ -468,7 +490,10 @@ async def _begin(request: web.Request, media_type: str) -> web.StreamResponse:
 
 
 class _Refusal(asyncio.Protocol):
-    """Answers a connection above the limit with 503 when it asks something, and closes it."""
+    """Answers a connection above a limit with 503 when it asks something, and closes it."""
+
+    def __init__(self, why: ZosError) -> None:
+        self._why = why
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = typing.cast(asyncio.Transport, transport)  # uvloop's has no such base class
@@ -477,7 +502,7 @@ class _Refusal(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
             return
-        body = encode_json(Problem.of(ServerBusy("too many connections", hint="try again later")))
+        body = encode_json(Problem.of(self._why))
         head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nConnection: close\r\n"
         self._transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
         self._transport.close()

@@ -27,6 +27,7 @@ import msgspec
 from flist.manifest import SignedManifest
 from flist.mount import READ_DEADLINE_MS, ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
+from zos_core.base.errors import DescriptorsExhausted, DiskFull, zos_error_in
 from zos_core.base.frame import PeerGone, RemoteError
 from zos_core.base.groups import plain_group
 from zos_core.base.peer import Requester
@@ -104,6 +105,9 @@ HURRY_INTERVAL_S = 0.1
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
 ATTACH_GRACE_S = 60.0
+# What has to be done in the end, and cannot be while a disk or a limit is full, is tried again after so long.
+SCARCE = (DescriptorsExhausted, DiskFull)
+SCARCE_INTERVAL_S = 0.5
 # Requests that were called off are remembered, so that one that comes later than its calling off starts nothing.
 CALLED_OFF_MAX = 1024
 # A launch is asked of spawn again when spawn died before it had begun with it, this many times.
@@ -324,21 +328,56 @@ class Lifecycle:
                         await self._discard(name)
                         self._states[name] = state
                     running = await self._start_steps(state, ports)
-                except BaseException:
-                    await asyncio.shield(self._discard(name))
+                except BaseException as error:
+                    await asyncio.shield(self._undo(state, error))
                     raise
             self._save_behind(name)
             return running
         except ZosError as error:
             return error
-        except ExceptionGroup as failures:
+        except (ExceptionGroup, OSError, TimeoutError, ValueError) as error:
             log.exception("start of %s failed", name)
-            return LaunchFailed(f"the start failed: {failures}", name=name)
-        except (OSError, TimeoutError, ValueError) as error:
-            log.exception("start of %s failed", name)
-            return LaunchFailed(f"the start failed: {error}", name=name)
+            return zos_error_in(error) or LaunchFailed(f"the start failed: {error}", name=name)
         finally:
             await self._notify()
+
+    async def _undo(self, state: ContainerState, why: BaseException) -> None:
+        """Take back what a start has made; what cannot be for want of room or descriptors, as soon as it can.
+
+        Until then the container is there, and says why it failed.
+        """
+        name = state.name
+        try:
+            await self._discard(name)
+        except SCARCE as scarce:
+            known = zos_error_in(why) or scarce
+            self._change(
+                state,
+                status="exited",
+                finished_ns=self._clock_ns(),
+                failure=Failure(code=known.code, message=str(known), hint=known.hint),
+            )
+
+            async def discard() -> None:
+                async with self._lock(name):
+                    there = self._states.get(name)
+                    if there is not None and there.generation == state.generation:
+                        await self._discard(name)
+                await self._notify()
+
+            self._background(self._in_the_end(discard, f"removal of {name}"), f"discard {name}")
+
+    async def _in_the_end(self, work: Callable[[], Awaitable[None]], what: str) -> None:
+        """Do something that must not be left undone: again and again while a disk or a limit is full."""
+        told = False
+        while True:
+            try:
+                return await work()
+            except SCARCE as error:
+                if not told:
+                    log.warning("%s waits: %s", what, error)
+                told = True
+                await asyncio.sleep(SCARCE_INTERVAL_S)
 
     def _start_done(self, name: str) -> None:
         self._starting.pop(name, None)
@@ -566,9 +605,13 @@ class Lifecycle:
             except PeerGone:
                 raise  # hold's end: whether it was made, the next supervisor will know
             except ZosError:
-                await self._save(state, execs=[known for known in state.execs if known.id != number])
+                await self._note(state, execs=[known for known in state.execs if known.id != number])
                 raise
-            await self._attach_log(process)
+            try:
+                await self._attach_log(process)
+            except DescriptorsExhausted:
+                await self._kill(process, signal.SIGKILL)  # nobody would hear what it prints
+                raise
             started = msgspec.structs.replace(started, pid=pid)
             self._change_exec(name, started)
         self._save_behind(name)
@@ -588,7 +631,7 @@ class Lifecycle:
         async with self._lock(name):
             state = self._get(name)
             if state.status == "running":
-                await self._save(state, status="stopping")
+                self._change(state, status="stopping")  # no document: it is to end on a full disk too
                 await self._kill(name, signal.SIGTERM)
         state = await self.wait(name, timeout_s=grace_s)
         return state if state.status == "exited" else await self._end(name)
@@ -737,7 +780,8 @@ class Lifecycle:
         if not self._reconciled or record.seq <= self._exits_seen or record.seq in self._exits_pending:
             return
         self._exits_pending.add(record.seq)
-        self._background(self._handle_exit(record), f"exit {record.name}")
+        work = partial(self._handle_exit, record)
+        self._background(self._in_the_end(work, f"the end of {record.name}"), f"exit {record.name}")
 
     async def _handle_exit(self, record: ExitRecord) -> None:
         name, _, exec_part = record.name.partition("/exec-")
@@ -770,12 +814,18 @@ class Lifecycle:
             exit_unknown=record.code is None and record.signal is None,
         )
         await self._notify()
-        await self._save(state, durable=True)
-        await self._release(state.name)
+        try:
+            await self._save(state, durable=True)
+        finally:  # what it held is free even where there is no room to say so
+            await self._release(state.name)
         self._released[state.name] = state.generation
         await self._trim_images()
         if state.request.remove_on_exit:
-            self._background(self._remove_ended(state), f"remove {state.name}")
+            self._remove_behind(state)
+
+    def _remove_behind(self, state: ContainerState) -> None:
+        work = partial(self._remove_ended, state)
+        self._background(self._in_the_end(work, f"removal of {state.name}"), f"remove {state.name}")
 
     async def _remove_ended(self, state: ContainerState) -> None:
         """Carry out --rm: at once, or when the follower that was to do it has not for a while."""
@@ -845,7 +895,7 @@ class Lifecycle:
             identity = (name, state.generation)
             if identity in alive or identity in ended:
                 # One that was being stopped gets its SIGTERM again from whoever still asks for it.
-                state = await self._save(
+                state = await self._note(
                     state,
                     status="running",
                     pid=alive.get(identity),
@@ -854,7 +904,7 @@ class Lifecycle:
                 self._adopt(state)
                 await self._attach_log(name, may_lack=identity in ended)
             elif state.status == "starting":
-                state = await self._save(
+                state = await self._note(
                     state,
                     status="exited",
                     failure=Failure(
@@ -864,7 +914,7 @@ class Lifecycle:
                     ),
                 )
             else:
-                state = await self._save(
+                state = await self._note(
                     state, status="exited", exit_unknown=True, pid=None, finished_ns=self._clock_ns()
                 )
             await self._adopt_execs(state, alive, ended)
@@ -885,7 +935,7 @@ class Lifecycle:
             self.exited(record)
         for state in list(self._states.values()):
             if state.status == "exited" and state.request.remove_on_exit:
-                self._background(self._remove_ended(state), f"remove {state.name}")
+                self._remove_behind(state)
         await self._trim_images()
 
     async def _strangers(self) -> set[str]:
@@ -920,13 +970,13 @@ class Lifecycle:
             if not known.running:
                 continue
             if identity in alive or identity in ended:
-                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity))))
+                await self._note(self._change_exec(state.name, msgspec.structs.replace(known, pid=alive.get(identity))))
                 await self._attach_log(process, may_lack=identity in ended)
             elif known.pid is None:  # it never came to it: whoever still asks begins anew
                 execs = [other for other in self._get(state.name).execs if other.id != known.id]
-                await self._save(state, execs=execs)
+                await self._note(state, execs=execs)
             else:
-                await self._save(self._change_exec(state.name, msgspec.structs.replace(known, running=False, pid=None)))
+                await self._note(self._change_exec(state.name, msgspec.structs.replace(known, running=False, pid=None)))
 
     async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
         """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
@@ -1010,8 +1060,25 @@ class Lifecycle:
         return changed
 
     async def _save(self, state: ContainerState, *, durable: bool = False, **changes: object) -> ContainerState:
+        """Change the state of a container in its document and here; in neither where the document cannot be written."""
+        before = self._states.get(state.name)
         changed = self._change(state, **changes)
-        await self._registry.save(changed, durable=durable)
+        try:
+            await self._registry.save(changed, durable=durable)
+        except Exception:
+            if self._states.get(state.name) is changed and before is not None:
+                self._states[state.name] = before
+            raise
+        return changed
+
+    async def _note(self, state: ContainerState, **changes: object) -> ContainerState:
+        """As `_save`, of what was found out and is so; where there is no room for the document, it is written later."""
+        changed = self._change(state, **changes)
+        try:
+            await self._registry.save(changed, durable=False)
+        except DiskFull as error:
+            log.warning("the document of %s waits: %s", state.name, error)
+            self._save_behind(state.name)
         return changed
 
     def _save_behind(self, name: str) -> None:
@@ -1025,7 +1092,7 @@ class Lifecycle:
                 if (state := self._states.get(name)) is not None:
                     await self._registry.save(state, durable=False)
 
-        self._background(save(), f"save {name}")
+        self._background(self._in_the_end(save, f"the document of {name}"), f"save {name}")
 
     async def _notify(self) -> None:
         async with self._changed:

@@ -31,9 +31,11 @@ class LogStreams:
 
         Without `follow` to what has been written by now, with it until the output has ended.
         """
-        yield b""  # the head of the answer leaves before the first output is there
+        growth = self._growth(process) if follow else self._once(process)
         with LogReader(self._directory / process, seq=seq, offset=offset) as reader:
-            async for open_ in self._growth(process) if follow else self._once(process):
+            told = await anext(growth)  # what cannot be followed is an error, and not a stream that breaks off
+            yield b""  # the head of the answer leaves before the first output is there
+            async for open_ in _after(told, growth):
                 while frames := await asyncio.to_thread(_read, reader):
                     yield b"".join(map(encode_frame, frames)) + encode_position(*reader.position)
                 if not open_:
@@ -43,7 +45,13 @@ class LogStreams:
         yield False
 
     async def _growth(self, process: str) -> AsyncIterator[bool]:
-        """Yields whenever there may be more to read: True while the output is open, a last False when it has ended."""
+        """Yields whenever there may be more to read: True while the output is open, a last False when it has ended.
+
+        Raises:
+            PeerGone: logd has not come back.
+            DescriptorsExhausted: logd, or this process, has no descriptor for one more reader.
+        """
+        last: PeerGone | None = None
         for _ in range(RECONNECTS_MAX):
             try:
                 async with await Channel.connect(self._logd) as channel:
@@ -58,11 +66,19 @@ class LogStreams:
                         yield name != "closed"
                         if name == "closed":
                             return
-            except PeerGone:
+            except PeerGone as gone:
+                last = gone
                 await asyncio.sleep(RECONNECT_INTERVAL_S)
             except RemoteError:  # logd has no such process (any more): what its files hold is all there is
                 yield False
                 return
+        raise last or PeerGone("logd has not come back")
+
+
+async def _after(first: bool, then: AsyncIterator[bool]) -> AsyncIterator[bool]:
+    yield first
+    async for each in then:
+        yield each
 
 
 def _read(reader: LogReader) -> list[StreamFrame]:

@@ -26,6 +26,8 @@ pub enum Code {
     BadLocator,
     /// The local disk is full.
     NoSpace,
+    /// This process has no descriptor left; one may be free soon.
+    NoDescriptors,
     /// Another local error.
     Local,
     /// The range lies outside the blob.
@@ -52,6 +54,7 @@ impl Code {
             Code::BadIndex => "fetch.bad-index",
             Code::BadLocator => "fetch.bad-locator",
             Code::NoSpace => "fetch.no-space",
+            Code::NoDescriptors => "fetch.no-descriptors",
             Code::Local => "fetch.local",
             Code::Range => "fetch.range",
             Code::Busy => "fetch.busy",
@@ -64,7 +67,13 @@ impl Code {
     pub fn is_local(self) -> bool {
         matches!(
             self,
-            Code::NoSpace | Code::Local | Code::Busy | Code::Closed | Code::BadPlan | Code::Range
+            Code::NoSpace
+                | Code::NoDescriptors
+                | Code::Local
+                | Code::Busy
+                | Code::Closed
+                | Code::BadPlan
+                | Code::Range
         )
     }
 
@@ -135,6 +144,16 @@ impl Error {
         self
     }
 
+    /// No descriptor is left for `what`.
+    pub fn no_descriptors(what: &str) -> Self {
+        let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let limit = limit.map_or("none".into(), |limit| limit.to_string());
+        let message = format!(
+            "{what}: no descriptor is left, the limit of this process (RLIMIT_NOFILE) is {limit}"
+        );
+        Self::new(Code::NoDescriptors, message)
+    }
+
     /// A local failure while doing `what`.
     pub fn local(what: &str, error: impl Into<std::io::Error>) -> Self {
         let error = error.into();
@@ -142,9 +161,21 @@ impl Error {
             error.kind(),
             std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded
         );
+        if is_exhausted(&error) {
+            return Self::no_descriptors(what);
+        }
         let code = if full { Code::NoSpace } else { Code::Local };
         Self::new(code, format!("{what}: {error}"))
     }
+}
+
+/// EMFILE or ENFILE.
+pub(crate) fn is_exhausted(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    matches!(
+        Errno::from_io_error(error),
+        Some(Errno::MFILE | Errno::NFILE)
+    )
 }
 
 impl fmt::Display for Error {

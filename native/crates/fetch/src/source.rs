@@ -3,7 +3,7 @@
 //! Nothing that a source says is believed: lengths are bounded by the caller, a server that sends more or less than
 //! it was asked for is an error, and every operation ends by its deadline.
 
-use crate::error::{Code, Error, Result};
+use crate::error::{is_exhausted, Code, Error, Result};
 use std::fs::File;
 use std::io::Read;
 use std::path::PathBuf;
@@ -235,6 +235,9 @@ impl Source {
             Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => {
                 return Err(self.error(Code::Missing, format!("{path} is not there")))
             }
+            Err(rustix::io::Errno::MFILE | rustix::io::Errno::NFILE) => {
+                return Err(Error::no_descriptors(path).at(&self.name))
+            }
             Err(error) => return Err(self.error(Code::Unreachable, format!("{path}: {error}"))),
         };
         match file.metadata() {
@@ -267,6 +270,9 @@ impl Source {
     }
 
     fn http_error(&self, what: &str, error: ureq::Error) -> Error {
+        if matches!(&error, ureq::Error::Io(error) if is_exhausted(error)) {
+            return Error::no_descriptors(what).at(&self.name);
+        }
         let code = match &error {
             ureq::Error::Timeout(ureq::Timeout::Connect) => Code::Unreachable,
             ureq::Error::Timeout(_) => Code::Deadline,

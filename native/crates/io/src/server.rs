@@ -3,10 +3,12 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
 
 use rustix::event::epoll::{self, EventData, EventFlags};
 use wire::hold::Who;
-use wire::{Channel, Empty, HoldClient, Received, WireError};
+use wire::scarce::{is_exhausted, REST};
+use wire::{Channel, Door, Empty, HoldClient, WireError};
 
 /// Connections at once; the supervisor has one, tools a few.
 const CLIENTS_MAX: usize = 256;
@@ -33,6 +35,8 @@ pub struct Request {
     pub map: Vec<u8>,
     /// Its descriptors; only `hold` has one.
     pub fds: Vec<OwnedFd>,
+    /// Its descriptors found no room here.
+    pub is_short: bool,
 }
 
 #[derive(Debug)]
@@ -44,7 +48,10 @@ struct Client {
 /// The listening socket and its connections. Events of connection `n` carry the data `base + n`.
 #[derive(Debug)]
 pub struct Server {
-    listener: OwnedFd,
+    door: Door,
+    listener_data: u64,
+    /// Until then nobody is let in, because there is no descriptor even for a refusal.
+    resting: Option<Instant>,
     base: u64,
     clients: BTreeMap<ClientId, Client>,
     last: ClientId,
@@ -62,21 +69,34 @@ impl Server {
         let data = EventData::new_u64(listener_data);
         epoll::add(epoll, &listener, data, EventFlags::IN)?;
         Ok(Server {
-            listener,
+            door: Door::new(listener)?,
+            listener_data,
+            resting: None,
             base,
             clients: BTreeMap::new(),
             last: 0,
         })
     }
 
-    /// Take the connections that wait; those of another user than root are closed (FRAME-8).
+    /// Take the connections that wait; those of another user than root are closed (FRAME-8), those for which there is
+    /// no room are told so (FRAME-10).
     pub fn accept(&mut self, epoll: BorrowedFd<'_>) {
-        // Any error means that there is none, or none for now.
-        while let Ok(channel) = Channel::accept(&self.listener) {
+        loop {
+            let channel = match self.door.accept() {
+                Ok(Some(channel)) => channel,
+                Ok(None) => continue,
+                Err(error) if is_exhausted(&error) => return self.rest(epoll),
+                // One that gave up while it waited; any other error means that there is none.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+                Err(_) => return,
+            };
             let welcome = channel.peer_uid().is_ok_and(|uid| uid == ROOT)
-                && channel.set_nonblocking(true).is_ok()
-                && self.clients.len() < CLIENTS_MAX;
+                && channel.set_nonblocking(true).is_ok();
             if !welcome {
+                continue;
+            }
+            if self.clients.len() >= CLIENTS_MAX {
+                channel.refuse(&WireError::too_many_clients(CLIENTS_MAX));
                 continue;
             }
             self.last = self.last.wrapping_add(1);
@@ -88,6 +108,29 @@ impl Server {
         }
     }
 
+    fn rest(&mut self, epoll: BorrowedFd<'_>) {
+        self.resting = Some(Instant::now() + REST);
+        self.watch(epoll, EventFlags::empty());
+    }
+
+    fn watch(&self, epoll: BorrowedFd<'_>, flags: EventFlags) {
+        // Only a descriptor that is not watched could be refused.
+        let _ = epoll::modify(epoll, &self.door, EventData::new_u64(self.listener_data), flags);
+    }
+
+    /// When [`Server::wake`] has something to do.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.resting
+    }
+
+    /// Let clients in again, if that is due.
+    pub fn wake(&mut self, epoll: BorrowedFd<'_>) {
+        if self.resting.is_some_and(|until| until <= Instant::now()) {
+            self.resting = None;
+            self.watch(epoll, EventFlags::IN);
+        }
+    }
+
     /// What a client has sent; one that has closed or broken the rules is gone afterwards.
     pub fn receive(&mut self, epoll: BorrowedFd<'_>, client: ClientId) -> Vec<Request> {
         let mut requests = Vec::new();
@@ -96,7 +139,7 @@ impl Server {
         };
         let mut gone = false;
         while requests.len() < FRAMES_PER_WAKE {
-            let Received { map, fds } = match one.channel.recv() {
+            let received = match one.channel.recv() {
                 Ok(Some(received)) => received,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Ok(None) | Err(_) => {
@@ -104,7 +147,7 @@ impl Server {
                     break;
                 }
             };
-            let head = wire::head(&map).ok();
+            let head = wire::head(&received.map).ok();
             let Some((id, op)) = head.as_ref().and_then(|head| head.request()) else {
                 gone = true;
                 break;
@@ -114,8 +157,9 @@ impl Server {
                 client,
                 id,
                 op,
-                map,
-                fds,
+                map: received.map,
+                fds: received.fds,
+                is_short: received.is_short,
             });
         }
         if gone {
@@ -193,7 +237,11 @@ pub fn take_hold(
     id: u64,
     map: &[u8],
     fds: Vec<OwnedFd>,
+    is_short: bool,
 ) -> Result<(HoldClient, Vec<u8>), WireError> {
+    if is_short {
+        return Err(WireError::no_descriptors("take the new hold's channel"));
+    }
     let Empty {} = wire::body(map).map_err(|error| WireError::bad_body(&error))?;
     let Ok([channel]) = <[OwnedFd; 1]>::try_from(fds) else {
         return Err(WireError::new(

@@ -15,7 +15,8 @@ use rustix::net::{
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
 };
 
-use crate::codec::{HEADER_LEN, VERSION};
+use crate::codec::{HEADER_LEN, REFUSED, VERSION};
+use crate::WireError;
 
 /// Bytes of a map that still travels inside the datagram (the kernel takes 212,000; kernel.md).
 pub const INLINE_MAX: usize = 131_072;
@@ -37,6 +38,8 @@ pub struct Received {
     pub map: Vec<u8>,
     /// At most [`DESCRIPTORS_MAX`], close-on-exec.
     pub fds: Vec<OwnedFd>,
+    /// It had descriptors for which this process has no room; `fds` is empty then (FRAME-3).
+    pub is_short: bool,
 }
 
 /// A connected SEQPACKET socket. Blocking or not is the socket's own flag; one thread receives at a time.
@@ -83,6 +86,12 @@ impl Channel {
             listener,
             SocketFlags::CLOEXEC,
         )?))
+    }
+
+    /// Tell a client that has just been accepted why it is not let in, and let it go (FRAME-10).
+    pub fn refuse(self, why: &WireError) {
+        // Who has gone already need not be told; a new socket's buffer has room, so this never waits.
+        let _ = self.send(&crate::error(REFUSED, why), &[]);
     }
 
     /// Set or clear O_NONBLOCK (of the open file, so of every process that shares it).
@@ -164,16 +173,26 @@ impl Channel {
         if len == 0 {
             return Ok(None);
         }
-        if flags.contains(ReturnFlags::CTRUNC) {
-            return Err(invalid(
-                "descriptors were cut off: too many, or this process has no more room for them",
-            ));
-        }
         if flags.contains(ReturnFlags::TRUNC) {
             return Err(invalid("a datagram above 131,078 bytes"));
         }
         datagram.truncate(len);
-        unpack(datagram, fds).map(Some)
+        let is_short = flags.contains(ReturnFlags::CTRUNC);
+        if is_short {
+            // There was room for as many as a frame may have; so it is this process that has none.
+            if fds.len() >= DESCRIPTORS_MAX {
+                return Err(invalid("descriptors were cut off: too many"));
+            }
+            fds.clear();
+            if len == HEADER_LEN {
+                return Err(Errno::MFILE.into());
+            }
+        }
+        let received = unpack(datagram, fds)?;
+        Ok(Some(Received {
+            is_short,
+            ..received
+        }))
     }
 
     /// Like [`Channel::recv`] on a blocking or non-blocking channel, but wait at most `timeout`: then `TimedOut`.
@@ -245,7 +264,11 @@ fn unpack(mut datagram: Vec<u8>, mut fds: Vec<OwnedFd>) -> io::Result<Received> 
         datagram.drain(..HEADER_LEN);
         datagram
     };
-    Ok(Received { map, fds })
+    Ok(Received {
+        map,
+        fds,
+        is_short: false,
+    })
 }
 
 /// A memfd with `bytes` that nobody can change any more.

@@ -14,6 +14,8 @@ use crate::error::{Error, WireError};
 pub const VERSION: u16 = 1;
 /// `u16 version` and `u32 length`.
 pub const HEADER_LEN: usize = 6;
+/// The id of an error that no request has: the connection is refused (FRAME-10).
+pub const REFUSED: u64 = 0;
 /// Maps and arrays inside each other; our own documents need six, and each costs the decoder stack.
 const DEPTH_MAX: usize = 32;
 

@@ -4,6 +4,8 @@ use std::{fmt, io};
 
 use serde::{Deserialize, Serialize};
 
+use crate::scarce::{is_exhausted, NO_DESCRIPTORS};
+
 /// The error of a reply (FRAME-4): a stable code, a sentence, the step and errno that failed, what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WireError {
@@ -34,9 +36,13 @@ impl WireError {
         }
     }
 
-    /// An error of a named step of the kernel's: message `step: text of the errno`.
+    /// An error of a named step of the kernel's: message `step: text of the errno`. Where that is that there is no
+    /// descriptor left, `frame.no-descriptors` instead.
     pub fn step(code: impl Into<String>, step: impl Into<String>, cause: &io::Error) -> WireError {
         let step = step.into();
+        if is_exhausted(cause) {
+            return WireError::no_descriptors(&step);
+        }
         let mut error = WireError::new(code, format!("{step}: {cause}"));
         error.step = Some(step);
         error.errno = cause.raw_os_error();
@@ -65,12 +71,19 @@ impl WireError {
             .with_hint("zos up starts another, which takes everything over")
     }
 
-    /// What hold refused, under this code; `hold.gone` when it has died.
+    /// What hold refused, under this code; `hold.gone` when it has died, and as it is when descriptors have run out.
     pub fn of_hold(code: &str, error: &Error) -> WireError {
         match error {
             Error::Closed => WireError::hold_gone(),
+            Error::Io(error) if is_exhausted(error) => WireError::no_descriptors("ask hold"),
+            Error::Remote(error) if error.is_of_descriptors() => error.clone(),
             other => WireError::new(code, other.to_string()),
         }
+    }
+
+    /// Whether it says that descriptors have run out, here or with hold.
+    pub fn is_of_descriptors(&self) -> bool {
+        matches!(self.code.as_str(), NO_DESCRIPTORS | "hold.full")
     }
 
     /// `frame.bad-body` (FRAME-6).

@@ -9,8 +9,8 @@ use std::time::Duration;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::codec::{body, head, request, Empty};
-use crate::{Channel, Error, Received};
+use crate::codec::{body, head, request, Empty, REFUSED};
+use crate::{Channel, Error, Received, WireError};
 
 /// Descriptors of one `get`.
 pub const GET_MAX: usize = 32;
@@ -425,15 +425,26 @@ impl HoldClient {
         fds: &[BorrowedFd<'_>],
     ) -> Result<(R, Vec<OwnedFd>), Error> {
         self.last_id += 1;
-        self.channel
+        let sent = self
+            .channel
             .send(&request(self.last_id, op, arguments), fds)
-            .map_err(closed)?;
+            .map_err(closed);
+        // Who refused the connection has gone, and its reason is still there to be read.
+        if !matches!(sent, Err(Error::Closed)) {
+            sent?;
+        }
         loop {
             let received = self.channel.recv()?.ok_or(Error::Closed)?;
             let head = self.keep_event(&received)?;
+            if let (Some(REFUSED), Some(error)) = (head.id, &head.error) {
+                return Err(Error::Remote(error.clone()));
+            }
             if head.id == Some(self.last_id) && head.op.is_none() {
                 return match head.error {
                     Some(error) => Err(Error::Remote(error)),
+                    None if received.is_short => Err(Error::Remote(WireError::no_descriptors(
+                        &format!("receive the answer to {op}"),
+                    ))),
                     None => Ok((body(&received.map)?, received.fds)),
                 };
             }

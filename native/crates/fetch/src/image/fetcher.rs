@@ -187,7 +187,9 @@ impl Inner {
                 Ok(()) => return,
                 Err(error) => {
                     if error.code.is_local() {
-                        return self.unit_failed(unit, error, false, fill);
+                        // Another source is of no help; a descriptor may be free soon.
+                        let again = error.code == Code::NoDescriptors;
+                        return self.unit_failed(unit, error, again, fill);
                     }
                     self.observer.source_failed(&error);
                     failed = worse(failed, error);

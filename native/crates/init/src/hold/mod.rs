@@ -35,7 +35,7 @@ use rustix::event::Timespec;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit};
 use wire::hold::{Exit, ServiceEvent};
-use wire::Channel;
+use wire::{Channel, Door, WireError};
 
 use children::Children;
 use connection::{Connection, Outgoing, Peer};
@@ -93,7 +93,7 @@ struct Hold {
     log: Log,
     epoll: OwnedFd,
     signals: OwnedFd,
-    listener: OwnedFd,
+    listener: Door,
     accept_again: Option<Instant>,
     next_key: u64,
     connections: BTreeMap<u64, Connection>,
@@ -281,7 +281,7 @@ fn build(
         log,
         epoll,
         signals,
-        listener,
+        listener: Door::new(listener).map_err(failed("listener"))?,
         accept_again: None,
         next_key: FIRST_KEY,
         connections: BTreeMap::new(),
@@ -845,8 +845,9 @@ impl Hold {
 
     fn accept(&mut self) {
         for _ in 0..TURN_MAX {
-            match Channel::accept(&self.listener) {
-                Ok(channel) => self.welcome(channel),
+            match self.listener.accept() {
+                Ok(Some(channel)) => self.welcome(channel),
+                Ok(None) => self.log.say("no descriptor for a client, one was turned away"),
                 Err(error) => {
                     match error.kind() {
                         io::ErrorKind::WouldBlock => {}
@@ -873,6 +874,7 @@ impl Hold {
                 .say(&format!("a client of user {uid} was turned away"));
         } else if tools >= TOOLS_MAX {
             self.log.say("too many clients, one was turned away");
+            channel.refuse(&WireError::too_many_clients(TOOLS_MAX));
         } else {
             self.connect(channel, Peer::Tool);
         }

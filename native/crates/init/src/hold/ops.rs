@@ -35,7 +35,12 @@ impl Hold {
         op: &str,
         received: Received,
     ) -> Result<Outgoing, WireError> {
-        let Received { map, fds } = received;
+        if received.is_short {
+            return Err(WireError::no_descriptors(&format!(
+                "take what {op} brings"
+            )));
+        }
+        let Received { map, fds, .. } = received;
         let arguments = Arguments { map: &map, fds };
         match op {
             "ready" => {

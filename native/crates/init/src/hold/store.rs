@@ -220,10 +220,13 @@ impl Store {
     fn check_room(&self, new: usize, elsewhere: usize) -> Result<(), WireError> {
         if self.names.len() + elsewhere + new > self.max {
             let message = format!(
-                "hold keeps {} descriptors and has room for no more",
-                self.names.len()
+                "hold keeps {} descriptors and has room for no more than {}: its limit (RLIMIT_NOFILE) is {}",
+                self.names.len() + elsewhere,
+                self.max,
+                wire::scarce::limit()
             );
-            return Err(WireError::new("hold.full", message));
+            return Err(WireError::new("hold.full", message)
+                .with_hint("end containers, or start the node with a higher limit: ulimit -n, or LimitNOFILE= of its unit"));
         }
         Ok(())
     }

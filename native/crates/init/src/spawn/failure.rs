@@ -39,6 +39,7 @@ pub fn from_hold(step: &str, error: wire::Error) -> WireError {
     match error {
         wire::Error::Closed => WireError::hold_gone(),
         wire::Error::Io(error) => WireError::step("spawn.step", step, &error),
+        wire::Error::Remote(error) if error.is_of_descriptors() => error,
         wire::Error::Remote(error) if error.code == "hold.exists" => {
             WireError::new("spawn.exists", error.message)
         }

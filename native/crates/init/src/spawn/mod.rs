@@ -95,6 +95,7 @@ fn run(options: &Options) -> Outcome<()> {
     server::Server::let_run_all(&mut hold)?;
     hold.ready().map_err(|error| from_hold("ready", error))?;
     let without = options.without.clone();
+    let listener = wire::Door::new(listener).step("listener")?;
     server::Server::new(hold, listener, place, layers, without, faults).run()
 }
 

@@ -8,7 +8,8 @@ use linux::clone::{Forked, PARENT};
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
-use wire::{Channel, HoldClient, Received, WireError};
+use wire::scarce::{self, is_exhausted, REST};
+use wire::{Channel, Door, HoldClient, Received, WireError};
 
 use super::failure::{bad_value, from_hold, Outcome, Step};
 use super::fault;
@@ -28,8 +29,12 @@ use super::rootfs::Image;
 
 /// Connections at a time: the supervisor, its successor, and tools.
 const CONNECTIONS_MAX: usize = 64;
-/// Helpers and launches at work; each has two descriptors here and a process. More requests wait their turn.
+/// Helpers and launches at work; each has descriptors here and a process. More requests wait their turn.
 const JOBS_MAX: usize = 256;
+/// Descriptors of one at work: of an exec its word, two streams, its report, its helper's channel and pidfd.
+const DESCRIPTORS_PER_JOB: u64 = 6;
+/// Descriptors for everything else: the service's own, and what one launch needs while it is made.
+const DESCRIPTORS_OWN: u64 = 40;
 /// Requests that wait, before a connection is not read any more.
 const WAITING_MAX: usize = 4_096;
 /// How long what is at work may still take when hold has gone (HOLD-EOF).
@@ -167,7 +172,9 @@ struct Job {
 #[derive(Debug)]
 pub struct Server {
     hold: HoldClient,
-    listener: OwnedFd,
+    listener: Door,
+    /// Until then nobody is let in, because there is no descriptor even for a refusal.
+    resting: Option<Instant>,
     place: Place,
     layers: Layers,
     file_backed: Option<bool>,
@@ -197,7 +204,7 @@ impl Server {
     /// A server that has not begun.
     pub fn new(
         hold: HoldClient,
-        listener: OwnedFd,
+        listener: Door,
         place: Place,
         layers: Layers,
         without: Vec<String>,
@@ -206,6 +213,7 @@ impl Server {
         Server {
             hold,
             listener,
+            resting: None,
             place,
             layers,
             file_backed: None,
@@ -238,8 +246,14 @@ impl Server {
         rustix::io::ioctl_fionbio(&self.listener, true).step("listener")?;
         let mut end: Option<Instant> = None;
         loop {
+            if self.resting.is_some_and(|until| until <= Instant::now()) {
+                self.resting = None;
+            }
+            let rest = self
+                .resting
+                .map(|until| until.saturating_duration_since(Instant::now()));
             let timeout = match end {
-                None => None,
+                None => rest,
                 Some(_) if self.jobs.is_empty() => return Ok(()),
                 Some(end) => match end.checked_duration_since(Instant::now()) {
                     None => return Ok(()),
@@ -262,7 +276,7 @@ impl Server {
         let mut sources: Vec<(BorrowedFd<'_>, Wake)> = Vec::new();
         if !ending {
             sources.push((self.hold.as_fd(), Wake::Hold));
-            if self.connections.len() < CONNECTIONS_MAX {
+            if self.resting.is_none() {
                 sources.push((self.listener.as_fd(), Wake::Listener));
             }
             if self.waiting.len() < WAITING_MAX {
@@ -300,11 +314,22 @@ impl Server {
     }
 
     fn accept(&mut self) {
-        let Ok(channel) = Channel::accept(&self.listener) else {
-            return;
+        let channel = match self.listener.accept() {
+            Ok(Some(channel)) => channel,
+            Err(error) if is_exhausted(&error) => {
+                self.resting = Some(Instant::now() + REST);
+                return;
+            }
+            Ok(None) | Err(_) => return,
         };
         // FRAME-8
-        if channel.peer_uid().ok() == Some(0) && channel.set_nonblocking(true).is_ok() {
+        if channel.peer_uid().ok() != Some(0) {
+            return;
+        }
+        if self.connections.len() >= CONNECTIONS_MAX {
+            return channel.refuse(&WireError::too_many_clients(CONNECTIONS_MAX));
+        }
+        if channel.set_nonblocking(true).is_ok() {
             let number = self.number();
             self.connections.insert(number, channel);
         }
@@ -382,13 +407,22 @@ impl Server {
         self.send(asker, &wire::error(asker.id, error), &[]);
     }
 
+    /// As many as there are descriptors for, and one at least: that one may then fail, and say why.
+    fn jobs_max(&self) -> usize {
+        let room = scarce::limit()
+            .saturating_sub(DESCRIPTORS_OWN + self.connections.len() as u64)
+            .div_euclid(DESCRIPTORS_PER_JOB);
+        JOBS_MAX.min(room as usize).max(1)
+    }
+
     /// Starts every request whose subject is free, in the order in which they came.
     fn start_waiting(&mut self) {
+        let jobs_max = self.jobs_max();
         let mut later = VecDeque::new();
         let mut held_up: Vec<String> = Vec::new();
         while let Some((asker, request)) = self.waiting.pop_front() {
             let subject = request.subject();
-            let busy = self.jobs.len() >= JOBS_MAX
+            let busy = self.jobs.len() >= jobs_max
                 || subject.as_ref().is_some_and(|subject| {
                     held_up.contains(subject)
                         || self
@@ -810,6 +844,9 @@ impl Server {
         }
         let received = received.ok_or_else(ended)?;
         answer_of(&received)?;
+        if received.is_short {
+            return Err(WireError::no_descriptors("take what a helper made"));
+        }
         let map = &received.map;
         let fds: Vec<_> = received.fds.iter().map(AsFd::as_fd).collect();
         match (then, fds.as_slice()) {

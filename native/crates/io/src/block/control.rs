@@ -11,7 +11,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use wire::{Channel, Empty, WireError};
+use wire::scarce::{is_exhausted, REST};
+use wire::{Channel, Door, Empty, WireError};
 
 /// Connections at once.
 const CONNECTIONS_MAX: usize = 64;
@@ -37,6 +38,7 @@ impl Control {
         images: Arc<Images>,
         events: Arc<Events>,
     ) -> std::io::Result<()> {
+        let mut door = Door::new(listener)?;
         let control = Arc::new(Self {
             images,
             events,
@@ -46,11 +48,15 @@ impl Control {
         std::thread::Builder::new()
             .name("accept".into())
             .spawn(move || loop {
-                let mut wait = [PollFd::new(&listener, PollFlags::IN)];
-                if poll(&mut wait, None).is_ok() {
-                    if let Ok(channel) = Channel::accept(&listener) {
-                        control.clone().accepted(channel);
-                    }
+                let mut wait = [PollFd::new(&door, PollFlags::IN)];
+                if poll(&mut wait, None).is_err() {
+                    continue;
+                }
+                match door.accept() {
+                    Ok(Some(channel)) => control.clone().accepted(channel),
+                    Ok(None) => {}
+                    Err(error) if is_exhausted(&error) => std::thread::sleep(REST),
+                    Err(_) => {}
                 }
             })?;
         Ok(())
@@ -58,8 +64,11 @@ impl Control {
 
     fn accepted(self: Arc<Self>, channel: Channel) {
         // FRAME-8.
-        if channel.peer_uid().ok() != Some(0) || !claim(&self.connections, CONNECTIONS_MAX) {
+        if channel.peer_uid().ok() != Some(0) {
             return;
+        }
+        if !claim(&self.connections, CONNECTIONS_MAX) {
+            return channel.refuse(&WireError::too_many_clients(CONNECTIONS_MAX));
         }
         let _ = sockopt::set_socket_timeout(
             channel.as_fd(),
@@ -121,7 +130,7 @@ impl Control {
 
     /// A new hold in the place of one that died (HOLD-TAKE).
     fn meet_hold(&self, channel: &Channel, id: u64, received: wire::Received) {
-        let (hold, reply) = match take_hold(id, &received.map, received.fds) {
+        let (hold, reply) = match take_hold(id, &received.map, received.fds, received.is_short) {
             Ok((hold, reply)) => (Some(hold), reply),
             Err(error) => (None, wire::error(id, &error)),
         };

@@ -238,5 +238,8 @@ impl Plan {
 
 /// A fetch error as a frame carries it.
 pub fn wire_error(error: &fetch::Error) -> WireError {
+    if error.code == fetch::Code::NoDescriptors {
+        return WireError::no_descriptors(&format!("fetch ({error})"));
+    }
     WireError::new(error.code.as_str(), error.to_string())
 }

@@ -21,7 +21,7 @@ use crate::service::{self, Failure};
 const CONNECTIONS_MAX: usize = 4096;
 /// Descriptors of one connection: two sockets, and a pipe for each direction that is stuck.
 const DESCRIPTORS_PER_CONNECTION: u64 = 6;
-/// Descriptors for everything else: rules, clients, spare pipes.
+/// Descriptors for everything else: rules, clients, spare pipes; at most half of all.
 const DESCRIPTORS_RESERVED: u64 = 4096 + 512;
 /// Published ports.
 const RULES_MAX: usize = 4096;
@@ -123,7 +123,8 @@ impl Daemon {
     /// Take back every listener with its rule, say ready.
     pub fn start(mut hold: HoldClient) -> Result<Daemon, Failure> {
         let descriptors = service::raise_descriptor_limit();
-        let room = descriptors.saturating_sub(DESCRIPTORS_RESERVED) / DESCRIPTORS_PER_CONNECTION;
+        let reserved = DESCRIPTORS_RESERVED.min(descriptors / 2);
+        let room = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONNECTION;
         let connections_max = CONNECTIONS_MAX.min(room as usize).max(1);
         if connections_max < CONNECTIONS_MAX {
             eprintln!("zos-io forward: {descriptors} descriptors leave room for {connections_max} connections");
@@ -196,6 +197,7 @@ impl Daemon {
             for id in std::mem::take(&mut self.again) {
                 self.pump(id);
             }
+            self.server.wake(self.epoll.as_fd());
             self.pass_deadlines();
         }
         Ok(())
@@ -206,7 +208,8 @@ impl Daemon {
             return Some(Duration::ZERO);
         }
         let first = self.deadlines.first().map(|(deadline, _)| *deadline);
-        let next = first.into_iter().chain(self.resting).min();
+        let waits = self.resting.into_iter().chain(self.server.deadline());
+        let next = first.into_iter().chain(waits).min();
         next.map(|deadline| deadline.saturating_duration_since(Instant::now()))
     }
 
@@ -338,7 +341,7 @@ impl Daemon {
         for mut request in self.server.receive(self.epoll.as_fd(), client) {
             if request.op == "hold" {
                 let fds = std::mem::take(&mut request.fds);
-                match take_hold(request.id, &request.map, fds) {
+                match take_hold(request.id, &request.map, fds, request.is_short) {
                     Ok((hold, reply)) => {
                         self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
                         self.meet_hold(hold);

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll::{self, EventData, EventFlags};
 use rustix::event::Timespec;
 use serde::{Deserialize, Serialize};
-use wire::{Empty, HoldClient, WireError};
+use wire::{scarce, Empty, HoldClient, WireError};
 
 use super::buffer::{Buffer, CHUNK_MAX};
 use super::files::{list, Files, Limits};
@@ -180,6 +180,7 @@ impl Daemon {
                     data => self.serve((data - service::CLIENTS) as ClientId, flags),
                 }
             }
+            self.server.wake(self.epoll.as_fd());
             self.tell_watchers();
         }
         Ok(())
@@ -258,6 +259,14 @@ impl Daemon {
         let mut found = Vec::new();
         for stream in Stream::ALL {
             if let Some(fd) = hold.get_one(&name.pipe(stream)).map_err(refused)? {
+                let is_known = self.logs.get(name).is_some_and(|log| !log.open.is_empty());
+                if scarce::is_scarce(&fd) && !is_known {
+                    // The logs that there are have files to turn.
+                    return Err(WireError::no_descriptors(&format!(
+                        "attach {}",
+                        name.as_str()
+                    )));
+                }
                 found.push((stream, fd));
             }
         }
@@ -408,7 +417,7 @@ impl Daemon {
         for mut request in self.server.receive(self.epoll.as_fd(), client) {
             if request.op == "hold" {
                 let fds = std::mem::take(&mut request.fds);
-                match take_hold(request.id, &request.map, fds) {
+                match take_hold(request.id, &request.map, fds, request.is_short) {
                     Ok((hold, reply)) => {
                         self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
                         self.meet_hold(hold);
@@ -587,7 +596,9 @@ impl Daemon {
                 // One that does not read wakes the loop when it does.
                 && self.server.is_idle(watch.client) == Some(true)
         });
-        news.map(|watch| watch.told_at + WATCH_INTERVAL).min()
+        news.map(|watch| watch.told_at + WATCH_INTERVAL)
+            .chain(self.server.deadline())
+            .min()
     }
 
     /// A new hold in the place of one that died: whatever it has and is not taken yet is taken now.

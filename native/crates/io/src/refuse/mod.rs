@@ -11,7 +11,8 @@ use std::ffi::OsString;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
-use wire::{Channel, HoldClient, WireError};
+use wire::scarce::{is_exhausted, REST};
+use wire::{Channel, Door, HoldClient, WireError};
 
 /// Exit status of a wrong command line.
 const EXIT_USAGE: u8 = 90;
@@ -65,7 +66,7 @@ fn run() -> Result<(), wire::Error> {
     // Images and the keys of their devices.
     let mut served = HashMap::new();
     look(&mut hold, &pool, &mut served, &ended)?;
-    let listener = hold.get_one("listen/blockd")?;
+    let mut listener = hold.get_one("listen/blockd")?.map(Door::new).transpose()?;
     hold.ready()?;
     let connections = Arc::new(Mutex::new(0));
     loop {
@@ -84,9 +85,11 @@ fn run() -> Result<(), wire::Error> {
         if signal::next(&signals)?.is_some() {
             return Ok(());
         }
-        if let (true, Some(listener)) = (knocked, &listener) {
-            if let Ok(channel) = Channel::accept(listener) {
-                refuse(channel, &connections);
+        if let (true, Some(listener)) = (knocked, &mut listener) {
+            match listener.accept() {
+                Ok(Some(channel)) => refuse(channel, &connections),
+                Err(error) if is_exhausted(&error) => std::thread::sleep(REST),
+                Ok(None) | Err(_) => {}
             }
         }
         look(&mut hold, &pool, &mut served, &ended)?;
