@@ -79,8 +79,8 @@ class HoldTool:
         space = socket.CMSG_SPACE(frame.DESCRIPTORS_MAX * 4)
         try:
             data, ancillary, flags, _ = self.socket.recvmsg(frame.INLINE_BYTES_MAX + 6, space, socket.MSG_CMSG_CLOEXEC)
-        except ConnectionResetError as error:
-            raise Gone from error
+        except ConnectionResetError:  # told once; what the peer had sent is still there (FRAME-9)
+            return self.receive()
         assert not flags & (socket.MSG_CTRUNC | socket.MSG_TRUNC)
         fds = array.array("i")
         for level, kind, content in ancillary:
@@ -94,12 +94,12 @@ class HoldTool:
     def call(self, op: str, body: Mapping[str, object], fds: Sequence[int] = ()) -> tuple[dict[str, Any], list[int]]:
         """One request: the reply's body and descriptors; events that come in between are kept."""
         self._last_id += 1
-        try:
+        with contextlib.suppress(BrokenPipeError):  # what the peer had said before it went is read below
             self.send_map(frame.encode_request(self._last_id, op, body), fds)
-        except BrokenPipeError as error:
-            raise Gone from error
         while True:
             message, descriptors = self.receive()
+            if isinstance(message, frame.Failure) and message.id == 0:  # FRAME-10
+                raise Refused(message)
             if isinstance(message, frame.Event):
                 self.events.append((message.event, msgspec.msgpack.decode(message.body)))
                 continue

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import resource
-import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
+import msgspec
 import pytest
 
-from tests.hold_tool import Gone, HoldTool, Refused, Starter
+from tests.hold_tool import HoldTool, Refused, Starter
+from tests.integration import spawn_kit
 from tests.integration.blockd_kit import IMAGE, make_image, mixed_sizes, read_all, running
-from tests.integration.spawn_kit import Tree, capture_tree
 from tests.service_tool import Output, Service, output, read_log, write_all
+from zos_core.base import frame
 
 LOG_LIMITS = {"file_bytes_max": 1 << 24, "files_max": 4}
 # An answer in more than this is no answer: the bound of what used to take minutes.
@@ -67,9 +68,8 @@ def is_idle(pid: int) -> bool:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[11]) + int(fields[12])
 
-    before, began = ticks(), time.monotonic()
-    while time.monotonic() - began < 0.5:
-        os.sched_yield()
+    before = ticks()
+    threading.Event().wait(0.5)
     return ticks() - before < 25
 
 
@@ -134,7 +134,8 @@ def test_nobody_spins_where_not_even_a_refusal_goes_out(start_hold: Starter, tmp
         assert logd.ask("position", name="c")["open"], "who is in is served"
         assert is_idle(pid)
     message, _ = waiting.receive()
-    assert "open" in repr(message), "let in once there is room"
+    assert isinstance(message, frame.Reply), "let in once there is room"
+    assert msgspec.msgpack.decode(message.body)["open"]
     one.close()
 
 
@@ -202,4 +203,34 @@ def test_blockd_refuses_a_client_too_many_and_serves_on(start_hold: Starter, tmp
             assert read_all(tree.file(), len(image.blob)) == image.blob
             for client in clients:
                 client.socket.close()
-        HoldTool(tree.holding.run_dir / "blockd.sock").ask("status", image=IMAGE)
+        with HoldTool(tree.holding.run_dir / "blockd.sock") as again:
+            again.ask("status", image=IMAGE)
+
+
+@pytest.mark.root
+def test_spawn_refuses_a_client_too_many_and_makes_what_it_is_asked_in_turn(tmp_path: Path) -> None:
+    with spawn_kit.running(tmp_path) as tree:
+        tree.mount_extracted()
+        tree.launch("first", "/bin/sleep", "100")
+        pid = int(tree.service()["pid"])
+        with limited(pid, more=40) as limit:
+            clients, refused = crowd(lambda: HoldTool(tmp_path / "run/spawn.sock"), lambda client: client.ask("probe"))
+            check_told(refused, process="spawn", limit=limit)
+            for client in clients:
+                client.socket.close()
+            names = [f"many-{number}" for number in range(30)]
+            bodies = [tree.launch_body(name, "/bin/true") for name in names]
+            asked = [tree.spawn.send("launch", body) for body in bodies]
+            for number in asked:  # more at once than there are descriptors for: they wait for each other
+                _, [pidfd] = tree.spawn.answer(number)
+                os.close(pidfd)
+            for name in names:
+                assert tree.finish(name)[0] == 0
+        with limited(pid, more=2) as limit:
+            body = tree.launch_body("none", "/bin/true")
+            with pytest.raises(spawn_kit.Refused) as caught:
+                tree.spawn.ask("launch", **body)
+            assert caught.value.code == "frame.no-descriptors"
+            assert f"spawn has no descriptor left to pipe: its limit (RLIMIT_NOFILE) is {limit}" in str(caught.value)
+        assert tree.run("echo again") == (0, "again\n", "")
+        tree.exec("first", 1, "/bin/true")

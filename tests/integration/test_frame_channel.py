@@ -6,6 +6,8 @@ import array
 import asyncio
 import fcntl
 import os
+import resource
+import select
 import socket
 import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -19,7 +21,7 @@ import uvloop
 
 from zos_core.base import frame
 from zos_core.base.document import Document, Record
-from zos_core.base.errors import DocumentInvalid, PeerGone, RemoteError, RequestTimeout
+from zos_core.base.errors import DescriptorsExhausted, DocumentInvalid, PeerGone, RemoteError, RequestTimeout
 
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
@@ -174,6 +176,53 @@ def test_an_error_is_typed(run: Run) -> None:
             assert (error.remote_code, error.step, error.errno, error.hint) == ("spawn.step", "overlay", 22, "look")
 
     run(main())
+
+
+@pytest.mark.parametrize("asks_first", [False, True])
+def test_a_refused_connection_says_why(run: Run, asks_first: bool) -> None:
+    refusal = frame.encode_error(0, "frame.no-descriptors", "logd has no descriptor left", hint="end some")
+
+    def script(peer: Peer) -> None:
+        if asks_first:
+            assert select.select([peer.sock], [], [], 20)[0]  # and it is closed with what nobody has read
+        peer.send(refusal)
+        peer.sock.close()
+
+    async def main() -> None:
+        async with connected(script) as channel:
+            for _ in range(2):  # whatever is asked of it
+                with pytest.raises(DescriptorsExhausted, match="logd has no descriptor left") as caught:
+                    await channel.request("x", Ask(), reply=Answer, timeout_s=20)
+                assert caught.value.context["process"] == "logd"
+            assert not channel.is_open
+
+    run(main())
+
+
+def test_descriptors_without_room_fail_their_request_alone(run: Run) -> None:
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def script(peer: Peer) -> None:
+        first = peer.receive()[0]
+        with open("/dev/null") as null:
+            free = os.dup(null.fileno())  # the lowest free number: all below it are taken
+            os.close(free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+            peer.send(frame.encode_reply(first.id, Answer(text="rich")), [null.fileno()])
+            second = peer.receive()[0]
+            resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        peer.send(frame.encode_reply(second.id, Answer(text="poor")))
+
+    async def main() -> None:
+        async with connected(script) as channel:
+            with pytest.raises(DescriptorsExhausted, match=r"no descriptor left to take what came .* of peer"):
+                await channel.request("x", Ask(), reply=Answer, timeout_s=20)
+            assert (await channel.request("y", Ask(), reply=Answer, timeout_s=20))[0].text == "poor"
+
+    try:
+        run(main())
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_late_answer_is_dropped_with_its_descriptors(run: Run) -> None:

@@ -18,7 +18,6 @@ from tests.hold_tool import (
     DEADLINE_S,
     SAY_READY,
     WAIT,
-    Gone,
     HoldTool,
     NotStarted,
     Refused,
@@ -206,6 +205,6 @@ def _is_welcome(path: Path) -> bool:
     with HoldTool(path) as tool:
         try:
             tool.names()
-        except Gone:
-            return False
+        except Refused as refused:
+            return refused.code != "frame.too-many-clients"
     return True
