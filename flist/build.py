@@ -29,6 +29,7 @@ from flist.scratch import scratch_directory
 from flist.walk import Walked, open_tree, walk
 from native.errors import ZosError
 from native.pack import KNOWN_PACK, RAW
+from zos_core.base.errors import telling_disk_full
 from zos_core.base.progress import SILENT, Progress
 from zos_core.base.threads import in_thread
 
@@ -137,6 +138,7 @@ async def build(
 
     Raises:
         TreeUnreadable, TreeUnsupported, FileChanged, FileUnreadable, BlobTooLarge: the tree cannot be built.
+        DiskFull: there is no room for the packs; the store is as it was.
         ManifestInvalid: name, revision or another field is out of its limits.
     """
     placeholder = IndexRef(root=bytes(32), pages=0, units=0, blocks=0)
@@ -155,7 +157,7 @@ async def build(
     try:
         with progress.task("reading the tree"):
             walked = await in_thread(walk, root_fd, cross_mounts=cross_mounts)
-        with scratch_directory(store.scratch) as scratch:
+        with scratch_directory(store.scratch) as scratch, telling_disk_full(scratch):
             packed = await pack_tree(
                 walked.tree, root_fd, scratch, known=known, level=level, threads=threads, progress=progress
             )

@@ -106,11 +106,14 @@ def is_full(presence: Path, *, root: bytes) -> bool:
     return bool(magic == PRESENCE_MAGIC and version == 1 and state == PRESENCE_FULL and have == root)
 
 
-def _failure(error: RemoteError, digest: str) -> ZosError:
+def _failure(error: RemoteError, digest: str, directory: Path) -> ZosError:
     """What a user is told when spawn or blockd refused."""
     if error.remote_code == "fetch.no-space":
         return DiskFull(
-            f"the image cannot be kept: {error}", hint="make room where the node keeps its images", image=digest
+            f"the image cannot be kept in {directory}: {error}",
+            hint=f"make room there: df {directory} says of what disk",
+            path=str(directory),
+            image=digest,
         )
     if error.remote_code == "fetch.no-descriptors":
         return DescriptorsExhausted(f"the image cannot be fetched: {error}", hint=error.hint, image=digest)
@@ -196,7 +199,7 @@ class ImageMounts:
                 mounted = await self._mount(image, list(sources), forced)
             except RemoteError as error:
                 await self._release(digest)
-                raise _failure(error, digest) from error
+                raise _failure(error, digest, self.directory(digest)) from error
             except BaseException:
                 await asyncio.shield(self._release(digest))
                 raise

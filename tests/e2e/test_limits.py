@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
+import os
 import resource
 import shutil
 import socket
 import subprocess
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.e2e.node_tool import TIMEOUT_S, ZOS, Done, Node, Reading, problem
+from tests.e2e.node_tool import TIMEOUT_S, ZOS, Done, Node, Reading, large_sums, make_image_tree, problem, zos
 from zos_core.base.frame import socket_address
 from zos_core.base.paths import Instance
 
@@ -119,3 +123,196 @@ def test_a_node_of_few_descriptors_starts_what_fits(store: Path) -> None:
             assert reader.lines == first.lines
     finally:
         node.down()
+
+
+# --- Full disks ----------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class SmallDisk:
+    """A file system of its own in a directory that the test made."""
+
+    directory: Path
+
+    def fill(self) -> None:
+        """Leave not a byte."""
+        with open(self.directory / "ballast", "wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            while True:
+                file.write(bytes(4096))
+
+    def free(self, *, keep: int = 0) -> None:
+        """Make room again, all of it or `keep` bytes."""
+        ballast = self.directory / "ballast"
+        if keep:
+            os.truncate(ballast, ballast.stat().st_size - keep)
+        else:
+            ballast.unlink()
+
+    def grow(self, size: str) -> None:
+        """Give it another size."""
+        subprocess.run(["mount", "-o", f"remount,size={size}", self.directory], check=True)
+
+    def files(self) -> dict[str, bytes]:
+        """What lies there, but the ballast."""
+        found = (path for path in self.directory.rglob("*") if path.is_file() and path.name != "ballast")
+        return {str(path.relative_to(self.directory)): path.read_bytes() for path in found}
+
+
+@contextmanager
+def small_disk(directory: Path, size: str) -> Iterator[SmallDisk]:
+    directory.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "zos-test", directory], check=True)
+    try:
+        yield SmallDisk(directory)
+    finally:
+        subprocess.run(["umount", "-l", directory], check=True)
+
+
+@contextmanager
+def disk_file(file: Path, directory: Path, *, size: int) -> Iterator[SmallDisk]:
+    """An ext4 of its own, for what must not lie on a tmpfs."""
+    with open(file, "wb") as disk:
+        disk.truncate(size)
+    made = subprocess.run(["mkfs.ext4", "-q", "-m", "0", "-O", "^has_journal", file], capture_output=True, check=False)
+    if made.returncode:
+        pytest.skip("mkfs.ext4 does not work here")
+    directory.mkdir(parents=True)
+    subprocess.run(["mount", "-o", "loop", file, directory], check=True)
+    try:
+        yield SmallDisk(directory)
+    finally:
+        subprocess.run(["umount", directory], check=True)
+
+
+@contextmanager
+def node_with(store: Path, part: str, size: str) -> Iterator[tuple[Node, SmallDisk]]:
+    """A running node, a part of whose state directory is a small disk."""
+    node = Node(store=store, config=store)
+    state = Instance(node.instance).state_dir
+    try:
+        with small_disk(state / part, size) as disk:
+            node.up()
+            try:
+                yield node, disk
+            finally:
+                assert node.zos("down", "--grace", "1").status == 0
+    finally:
+        shutil.rmtree(state)
+
+
+def until(condition: Callable[[], bool]) -> None:
+    pause = threading.Event()
+    for _ in range(200):
+        if condition():
+            return
+        pause.wait(0.05)
+    raise AssertionError("the condition never came true")
+
+
+def test_no_room_for_documents(store: Path) -> None:
+    with node_with(store, "documents", "192k") as (node, disk):
+        empty = node.footprint_without_services()
+        follower = Reading(node.start("--name", "counter", "small", command=["sh", "-c", COUNTER]))
+        follower.wait_lines(1)
+        for name in ("old", "gone"):
+            assert node.run("-d", "--name", name, "small", command=["sleep", "1000"]).status == 0
+        until(lambda: all(b'"running"' in data for data in disk.files().values()))
+        before, footprint = disk.files(), node.footprint_without_services()
+        disk.fill()
+
+        refused = timed(node, "run", "--json", "--store", str(store), "--name", "new", "small", "--", "true")
+        assert refused.status == 125
+        check_refused(refused, "disk.full", str(disk.directory / "new.json"), "the disk is full")
+        refused = timed(node, "exec", "--json", "counter", "--", "true")
+        assert refused.status == 125
+        check_refused(refused, "disk.full", str(disk.directory / "counter.json"))
+        assert disk.files() == before, "every document is the old one, and nothing is half written"
+        assert node.footprint_without_services() == footprint
+        assert sorted(node.names()) == ["counter", "gone", "old"]
+
+        assert timed(node, "stop", "--grace", "1", "old").status == 0, "what runs can be ended"
+        assert timed(node, "rm", "--force", "gone").status == 0, "and removed"
+        disk.fill()
+        assert node.inspect("old")["exit_code"] == 143
+        node.kill("supervisor")
+        follower.wait_lines(len(follower.lines) + 5)
+        assert node.inspect("old")["exit_code"] == 143, "hold keeps the end until the document has it"
+
+        disk.free()
+        until(lambda: json.loads(disk.files()["old.json"])["status"] == "exited")
+        assert node.run("--rm", "--name", "new", "small", command=["echo", "new"]).out == "new\n"
+        assert node.zos("exec", "counter", "--", "echo", "in").out == "in\n"
+        assert node.zos("rm", "old").status == 0
+        assert node.zos("stop", "--grace", "1", "counter").status == 0
+        follower.end()
+        assert follower.lines == [str(1 + number) for number in range(len(follower.lines))]
+        assert node.zos("rm", "counter").status == 0
+        assert disk.files() == {}
+        assert node.footprint_without_services() == empty
+
+
+def test_no_room_for_an_image(store: Path, tmp_path: Path) -> None:
+    node = Node(store=store, config=store)
+    state = Instance(node.instance).state_dir
+    with disk_file(tmp_path / "disk", state, size=48 << 20) as disk:
+        node.up()
+        try:
+            arguments = ("--json", "--store", str(store), "--name", "first", "small", "--", "sh", "-c", COUNTER)
+            empty = node.footprint_without_services()
+            disk.fill()
+            refused = timed(node, "run", *arguments)
+            assert refused.status == 125
+            check_refused(refused, "disk.full", str(state))
+            assert node.footprint_without_services() == empty
+
+            disk.free(keep=6 << 20)  # of the 17 MB that the container reads
+            follower = Reading(node.start("--name", "first", "small", command=["sh", "-c", COUNTER]))
+            follower.wait_lines(1)
+            read = ("exec", "first", "--", "sh", "-c", "sha256sum /data/*")
+            failed = timed(node, *read)
+            assert failed.status != 0
+            assert set(failed.out.splitlines()) < set(large_sums()), "what was read is right, and it is not all"
+            events = node.inspect("first")["events"]
+            assert any("fetch.no-space" in event for event in events), events
+
+            disk.free()
+            whole = timed(node, *read)
+            assert whole.out.splitlines() == large_sums(), whole.err
+            assert node.zos("stop", "--grace", "1", "first").status == 0
+            follower.end()
+            assert follower.lines == [str(1 + number) for number in range(len(follower.lines))]
+            assert node.zos("rm", "first").status == 0
+            assert node.footprint_without_services() == empty
+        finally:
+            assert node.zos("down", "--grace", "1").status == 0
+    state.rmdir()
+
+
+def test_no_room_for_keys_and_trust(store: Path, tmp_path: Path) -> None:
+    with small_disk(tmp_path / "config", "64k") as disk:
+        env = {"XDG_CONFIG_HOME": str(disk.directory), "HOME": str(disk.directory)}
+        shown = zos("key", "show", "--json", env=env)
+        assert shown.status == 0, shown.err
+        key = shown.json["key"]
+        assert zos("trust", "add", "jane", key, env=env).status == 0
+        before = disk.files()
+        disk.fill()
+        refused = zos("trust", "add", "--json", "joe", key, env=env)
+        check_refused(refused, "disk.full", str(disk.directory))
+        assert refused.status == 10
+        assert disk.files() == before
+        disk.free()
+        assert zos("trust", "add", "joe", key, env=env).status == 0
+
+
+def test_no_room_for_a_build(tmp_path: Path) -> None:
+    tree = tmp_path / "tree"
+    make_image_tree(tree)
+    with small_disk(tmp_path / "disk", "4m") as disk:
+        arguments = ("flist", "build", str(tree), "--name", "full", "--store", str(disk.directory / "store"), "--json")
+        refused = zos(*arguments, "-o", str(tmp_path / "full.flist"))
+        check_refused(refused, "disk.full", str(disk.directory))
+        assert not (tmp_path / "full.flist").exists()
+        assert not [name for name in disk.files() if "manifest" in name or "name" in name]
+        disk.grow("64m")
+        assert zos(*arguments, "-o", str(tmp_path / "full.flist")).status == 0

@@ -101,7 +101,8 @@ def test_logd_takes_no_more_logs_than_it_can_turn(start_hold: Starter, tmp_path:
     first = Output(service, "c")
     logd.ask("attach", name="c", file_bytes_max=131_072, files_max=64)
     with limited(service.pid, more=40) as limit:
-        outputs, refused = [], None
+        outputs: list[Output] = []
+        refused: Refused | None = None
         while refused is None:
             outputs.append(Output(service, f"d{len(outputs)}", pipe_bytes=1 << 16))
             try:

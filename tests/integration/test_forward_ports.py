@@ -302,7 +302,7 @@ def test_a_container_that_does_not_answer(forward: HoldTool) -> None:
 
 
 def test_the_limit_leaves_others_in_the_backlog(start_hold: Starter, target: Callable[..., Target]) -> None:
-    service = Service(start_hold, "forward", ["forward"], limit_nofile=4096 + 512 + 4 * 6)
+    service = Service(start_hold, "forward", ["forward"], limit_nofile=2 * 4 * 6)
     assert service.pid
     assert "room for 4 connections" in service.log()
     forward = service.tool()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import resource
+from collections.abc import Iterator
 from pathlib import Path
 
 from native.errors import ZosError
@@ -30,6 +32,7 @@ __all__ = [
     "UsageError",
     "disk_full_at",
     "is_disk_full",
+    "telling_disk_full",
     "zos_error_in",
 ]
 
@@ -70,6 +73,21 @@ def disk_full_at(path: str | Path, error: OSError) -> DiskFull:
         hint=f"make room (df {Path(path).parent} says of what disk) and ask again; nothing was changed",
         path=str(path),
     )
+
+
+@contextlib.contextmanager
+def telling_disk_full(path: str | Path) -> Iterator[None]:
+    """Where there is no room for what the block writes at `path`, `DiskFull` says so; every other error is as it is.
+
+    Raises:
+        DiskFull: there is no room.
+    """
+    try:
+        yield
+    except OSError as error:
+        if is_disk_full(error):
+            raise disk_full_at(path, error) from error
+        raise
 
 
 class DescriptorsExhausted(ZosError):
@@ -214,7 +232,9 @@ def zos_error_in(error: BaseException) -> ZosError | None:
     if isinstance(error, ZosError):
         return error
     if isinstance(error, OSError) and is_disk_full(error):
-        return disk_full_at(os.fsdecode(error.filename or "a file"), error)
+        if error.filename is None:
+            return DiskFull(f"the disk is full: {error.strerror}", hint="df says which one; make room and ask again")
+        return disk_full_at(os.fsdecode(error.filename), error)
     if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
         return DescriptorsExhausted.here(f"open {error.filename}" if error.filename else "go on")
     if isinstance(error, BaseExceptionGroup):

@@ -34,7 +34,7 @@ fn main() -> ExitCode {
         Some("log") => log::main(rest),
         Some("forward") => forward::main(rest),
         _ => {
-            eprintln!("usage: zos-io block|refuse|log|forward [OPTIONS]");
+            linux::complain!("usage: zos-io block|refuse|log|forward [OPTIONS]");
             ExitCode::from(EXIT_USAGE)
         }
     }

@@ -40,7 +40,7 @@ impl fmt::Display for Failure {
 
 /// A wrong command line.
 pub fn usage(form: &str) -> ExitCode {
-    eprintln!("usage: zos-io {form}");
+    linux::complain!("usage: zos-io {form}");
     ExitCode::from(crate::EXIT_USAGE)
 }
 
@@ -52,7 +52,7 @@ pub fn run(role: &str, body: impl FnOnce(HoldClient) -> Result<(), Failure>) -> 
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
-            eprintln!("zos-io {role}: {failure}");
+            linux::complain!("zos-io {role}: {failure}");
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -16,3 +16,13 @@ pub mod sigwait;
 pub mod slots;
 pub mod title;
 pub mod wait;
+
+/// A line to stderr, which is the service's log; lost where it cannot be written: `eprintln!` panics on a full disk, and
+/// the thread that does leaves undone what others wait for.
+#[macro_export]
+macro_rules! complain {
+    ($($argument:tt)*) => {{
+        use ::std::io::Write as _;
+        let _ = ::std::writeln!(::std::io::stderr(), $($argument)*);
+    }};
+}

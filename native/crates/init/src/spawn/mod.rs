@@ -32,13 +32,13 @@ const EXIT_FAILED: u8 = 91;
 /// Runs the role; `args` are those after `spawn`.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     let Some(options) = Options::parse(args) else {
-        eprintln!("usage: zos-init spawn --state DIR [--without NAME[,NAME]...]");
+        linux::complain!("usage: zos-init spawn --state DIR [--without NAME[,NAME]...]");
         return ExitCode::from(EXIT_USAGE);
     };
     match run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("zos-spawn: {error}");
+            linux::complain!("zos-spawn: {error}");
             ExitCode::from(EXIT_FAILED)
         }
     }

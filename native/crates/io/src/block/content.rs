@@ -26,7 +26,7 @@ impl Content for Blob {
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<bool, i32> {
         self.image.read_present(offset, buffer).map_err(|error| {
-            eprintln!("read of {} bytes at {offset}: {error}", buffer.len());
+            linux::complain!("read of {} bytes at {offset}: {error}", buffer.len());
             libc_errno::EIO
         })
     }
@@ -83,7 +83,7 @@ impl Observer for Reporter {
             message: failure.error.message.clone(),
             source: failure.error.source.clone(),
         };
-        eprintln!(
+        linux::complain!(
             "image {}: unit {:?} at {}: {} ({}) {}",
             self.image, event.unit, event.address, event.message, event.source, event.code
         );
@@ -106,7 +106,7 @@ impl Observer for Reporter {
             code: error.code.as_str().into(),
             message: error.message.clone(),
         };
-        eprintln!(
+        linux::complain!(
             "image {}: source {}: {} {}",
             self.image, event.source, event.message, event.code
         );

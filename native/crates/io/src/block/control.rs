@@ -136,7 +136,7 @@ impl Control {
         };
         let _ = channel.send(&reply, &[]);
         if let Some(Err(error)) = hold.map(|hold| self.images.meet_hold(hold)) {
-            eprintln!("the new hold: {error}");
+            linux::complain!("the new hold: {error}");
         }
     }
 

@@ -175,7 +175,7 @@ impl Pool {
             ) {
                 Ok(_) | Err(Errno::INTR) => {}
                 Err(error) => {
-                    eprintln!("epoll_wait: {error}");
+                    linux::complain!("epoll_wait: {error}");
                     std::process::abort();
                 }
             }
@@ -221,7 +221,7 @@ impl Pool {
                         }
                     }
                     _ => {
-                        eprintln!("read of /dev/fuse: {error}");
+                        linux::complain!("read of /dev/fuse: {error}");
                         std::thread::sleep(TROUBLE_PAUSE);
                         self.poll(device);
                     }
@@ -456,7 +456,7 @@ impl Device {
         match rustix::io::writev(&self.fuse, parts) {
             // ENOENT: answered already, or the reader is gone. ENODEV: the mount is gone.
             Ok(_) | Err(Errno::NOENT | Errno::NODEV) => {}
-            Err(error) => eprintln!("answer to request {unique}: {error}"),
+            Err(error) => linux::complain!("answer to request {unique}: {error}"),
         }
     }
 

@@ -96,12 +96,12 @@ impl Images {
             let plan = match self.kept_plan(&name) {
                 Ok(plan) => plan,
                 Err(error) => {
-                    eprintln!("{name}: {error}");
+                    linux::complain!("{name}: {error}");
                     continue;
                 }
             };
             if let Err(error) = self.open(&plan) {
-                eprintln!("{name}: {error}");
+                linux::complain!("{name}: {error}");
                 // Its readers wait in the kernel; what is amiss may be cured.
                 let images = self.clone();
                 let again = move || {
@@ -328,7 +328,7 @@ impl Images {
                 // Whoever waits still hears EIO.
                 served.content.removed.store(true, Ordering::SeqCst);
                 if let Err(error) = served.content.image.close() {
-                    eprintln!("image {image}: {error}");
+                    linux::complain!("image {image}: {error}");
                 }
             }
             self.forget(image, &place);
@@ -386,7 +386,7 @@ impl Images {
                 device.wait_idle(until.saturating_duration_since(Instant::now()));
             }
             if let Err(error) = served.content.image.close() {
-                eprintln!("image {name}: {error}");
+                linux::complain!("image {name}: {error}");
             }
         }
     }

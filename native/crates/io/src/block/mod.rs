@@ -35,13 +35,13 @@ const ORPHAN_POLL: Duration = Duration::from_millis(200);
 /// Runs the role until SIGTERM.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     if !args.is_empty() {
-        eprintln!("usage: zos-io block (descriptor 3 is a channel to hold)");
+        linux::complain!("usage: zos-io block (descriptor 3 is a channel to hold)");
         return ExitCode::from(EXIT_USAGE);
     }
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("zos-io block: {error}");
+            linux::complain!("zos-io block: {error}");
             ExitCode::from(EXIT_START)
         }
     }

@@ -127,7 +127,7 @@ impl Daemon {
         let room = descriptors.saturating_sub(reserved) / DESCRIPTORS_PER_CONNECTION;
         let connections_max = CONNECTIONS_MAX.min(room as usize).max(1);
         if connections_max < CONNECTIONS_MAX {
-            eprintln!("zos-io forward: {descriptors} descriptors leave room for {connections_max} connections");
+            linux::complain!("zos-io forward: {descriptors} descriptors leave room for {connections_max} connections");
         }
         let (epoll, signals) = service::watch(&hold).map_err(Failure::of("epoll"))?;
         let listener = hold
@@ -256,7 +256,7 @@ impl Daemon {
             }
         }
         if !unusable.is_empty() {
-            eprintln!(
+            linux::complain!(
                 "zos-io forward: dropped what was left unfinished: {}",
                 unusable.join(" ")
             );
@@ -646,7 +646,7 @@ impl Daemon {
             Ok(()) => self.hold = Some(hold),
             Err(error) => {
                 let _ = epoll::delete(&self.epoll, &hold);
-                eprintln!("zos-io forward: the new hold: {error}");
+                linux::complain!("zos-io forward: the new hold: {error}");
             }
         }
     }

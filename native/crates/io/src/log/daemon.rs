@@ -209,7 +209,7 @@ impl Daemon {
             match Files::open(name.directory(&self.directory), memfd) {
                 Ok(files) => drop(self.logs.insert(name, Log::new(files))),
                 // A new slot is made below, which goes on in a new file.
-                Err(error) => eprintln!("zos-io log: slot of {}: {error}", name.as_str()),
+                Err(error) => linux::complain!("zos-io log: slot of {}: {error}", name.as_str()),
             }
         }
         self.finish_take()?;
@@ -226,7 +226,7 @@ impl Daemon {
             .collect();
         for name in names {
             if let Err(error) = self.attach(&name, None) {
-                eprintln!("zos-io log: attach {}: {error}", name.as_str());
+                linux::complain!("zos-io log: attach {}: {error}", name.as_str());
             }
         }
     }
@@ -242,7 +242,7 @@ impl Daemon {
         };
         let recovered = log.files.recover(&mut self.buffer);
         if let Some(taken) = recovered.map_err(Failure::of("recover"))? {
-            eprintln!(
+            linux::complain!(
                 "zos-io log: finished a take of {}: {taken} of {} bytes had been read",
                 take.name, take.length
             );
@@ -608,14 +608,14 @@ impl Daemon {
         }
         let data = EventData::new_u64(service::HOLD);
         if let Err(error) = epoll::add(&self.epoll, &hold, data, EventFlags::IN) {
-            eprintln!("zos-io log: watch the new hold: {error}");
+            linux::complain!("zos-io log: watch the new hold: {error}");
             return;
         }
         let hold = self.hold.insert(hold);
         let kept = hold.ready().and_then(|()| hold.list("log/"));
         match kept {
             Ok(kept) => self.attach_all(&kept),
-            Err(error) => eprintln!("zos-io log: the new hold: {error}"),
+            Err(error) => linux::complain!("zos-io log: the new hold: {error}"),
         }
     }
 

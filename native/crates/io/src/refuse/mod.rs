@@ -26,13 +26,13 @@ const CONNECTIONS_MAX: usize = 32;
 /// Runs the role until SIGTERM or the end of hold.
 pub fn main(args: Vec<OsString>) -> ExitCode {
     if !args.is_empty() {
-        eprintln!("usage: zos-io refuse (descriptor 3 is a channel to hold)");
+        linux::complain!("usage: zos-io refuse (descriptor 3 is a channel to hold)");
         return ExitCode::from(EXIT_USAGE);
     }
     match run() {
         Ok(()) | Err(wire::Error::Closed) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("zos-io refuse: {error}");
+            linux::complain!("zos-io refuse: {error}");
             ExitCode::from(EXIT_START)
         }
     }
@@ -122,7 +122,7 @@ fn look(
             Ok(key) => {
                 served.insert(image, key);
             }
-            Err(error) => eprintln!("image {image}: {error}"),
+            Err(error) => linux::complain!("image {image}: {error}"),
         }
     }
     Ok(())
