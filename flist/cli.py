@@ -57,6 +57,12 @@ FLIST = Group(
                 argument("directory", metavar="DIR", complete="dir", help="new or empty"),
                 STORE,
                 UNSIGNED,
+                argument(
+                    "--max-size",
+                    metavar="SIZE",
+                    complete="",
+                    help="write at most so much, such as 100G (default: 4G, or 16 times the blob if that is more)",
+                ),
             ),
             examples=(("sudo zos flist extract web ./rootfs", "with all owners, times and attributes"),),
         ),

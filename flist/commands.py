@@ -37,6 +37,7 @@ from zos_core.base.errors import UsageError
 from zos_core.base.keyring import Keyring, key_id
 from zos_core.base.paths import account, default_store
 from zos_core.base.progress import size_text
+from zos_core.base.size import read_size
 from zos_core.base.threads import in_thread
 from zos_core.base.verbs import Console
 
@@ -338,13 +339,21 @@ async def verify(arguments: argparse.Namespace, console: Console) -> None:
     )
 
 
+def _bytes_max(text: str) -> int:
+    size = read_size(text)
+    if size is None:
+        raise UsageError(f"--max-size {text[:40]!r} is no size", hint="write 100G, 512M or bytes")
+    return size
+
+
 async def extract(arguments: argparse.Namespace, console: Console) -> None:
     """Make a tree."""
     keyring = Keyring.of()
     directory = Path(arguments.directory)
     async with open_store(arguments.store) as store:
         signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
-        result = await extract_tree(store, signed, directory, progress=console.progress())
+        bytes_max = None if arguments.max_size is None else _bytes_max(arguments.max_size)
+        result = await extract_tree(store, signed, directory, bytes_max=bytes_max, progress=console.progress())
     if not result.owners_kept:
         console.note("owners are yours, and setuid bits are dropped: only root can keep the image's")
     if result.devices_skipped or result.xattrs_skipped:

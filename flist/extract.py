@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from flist.erofs_reader import MetaImage
+from flist.erofs_reader import HOLE, MetaImage
 from flist.manifest import SignedManifest
 from flist.places import Place, places_of
 from flist.reader import RUN_BYTES_MAX, ImageReader
@@ -25,11 +25,18 @@ from flist.store import Store, open_sources
 from flist.tree import Inode
 from native.errors import ZosError
 from zos_core.base.document import Record
+from zos_core.base.errors import DiskFull
 from zos_core.base.programs import Source
 from zos_core.base.progress import SILENT, Progress
 from zos_core.base.threads import in_thread
 
-__all__ = ["ExtractFailed", "ExtractResult", "extract", "extract_image"]
+__all__ = ["BYTES_ALWAYS", "RATIO_MAX", "ExtractFailed", "ExtractResult", "ExtractTooLarge", "extract", "extract_image"]
+
+BYTES_ALWAYS = 4 << 30
+"""What any image may write, however little of it there is to fetch: the same content many times is no attack yet."""
+RATIO_MAX = 16
+"""Beyond that, an image may write so many times the size of its blob, which is signed and has to be fetched."""
+BLOCK_BYTES = 4096
 
 DIRECTORY_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 FILE_FLAGS = os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -40,6 +47,12 @@ class ExtractFailed(ZosError):
     """The target cannot take the tree: not empty, full, or without a feature that the image needs."""
 
     code, http_status, exit_status = "flist.extract-failed", 500, 44
+
+
+class ExtractTooLarge(ZosError):
+    """Many files of the image are the same bytes of its blob, and together more than may be written (EXTRACT-5)."""
+
+    code, http_status, exit_status = "flist.extract-too-large", 422, 44
 
 
 class ExtractResult(Record, frozen=True, kw_only=True):
@@ -69,11 +82,25 @@ async def extract_image(
 
 
 async def extract(
-    store: Store, image: SignedManifest, directory: Path, *, progress: Progress = SILENT
+    store: Store,
+    image: SignedManifest,
+    directory: Path,
+    *,
+    bytes_max: int | None = None,
+    progress: Progress = SILENT,
 ) -> ExtractResult:
     """Make the tree of a verified manifest in `directory`, which is made, or is there and empty.
 
+    Args:
+        store: has the image.
+        image: its manifest.
+        directory: the target.
+        bytes_max: data that may be written; by default BYTES_ALWAYS or RATIO_MAX times the blob, whichever is more.
+        progress: where progress is shown.
+
     Raises:
+        ExtractTooLarge: the image is more than that. Nothing was written.
+        DiskFull: or more than there is room for. Likewise.
         ExtractFailed: the target cannot take it.
         MetaInvalid, IndexInvalid, LocatorInvalid, UnitInvalid: the store holds wrong bytes.
         ObjectMissing, StoreUnavailable: it lacks some, or cannot be read.
@@ -81,11 +108,54 @@ async def extract(
     After an error the target is as it was before.
     """
     async with ImageReader(store, image.manifest) as reader:
-        return await _extract(reader, directory, progress)
+        blob_bytes = image.manifest.index.blocks * BLOCK_BYTES
+        most = max(BYTES_ALWAYS, RATIO_MAX * blob_bytes) if bytes_max is None else bytes_max
+        return await _extract(reader, directory, most, blob_bytes, progress)
 
 
-async def _extract(reader: ImageReader, directory: Path, progress: Progress) -> ExtractResult:
+def _data_bytes(meta: MetaImage) -> int:
+    """Data of all files, without holes: from sizes and chunks alone, since a list of places may be long."""
+    total = 0
+    for number, chunks in meta.chunks.items():
+        size = meta.tree.inodes[number].size
+        full, rest = divmod(size, chunks.size)
+        held = sum(block != HOLE for block in chunks.blocks[:full])
+        last = rest if len(chunks.blocks) > full and chunks.blocks[full] != HOLE else 0
+        total += held * chunks.size + last
+    return total
+
+
+def _check_size(data_bytes: int, most: int, blob_bytes: int, directory: Path) -> None:
+    """Refuse before anything is written what is too much, by the limit or for the disk (EXTRACT-5)."""
+    if data_bytes > most:
+        raise ExtractTooLarge(
+            f"the files of the image are {data_bytes} bytes, from a blob of {blob_bytes}; at most {most} are written",
+            hint=f"if that is what you expect, zos flist extract --max-size {data_bytes} writes them; "
+            "mounted, an image takes no more room than its blob",
+            data_bytes=data_bytes,
+            blob_bytes=blob_bytes,
+            bytes_max=most,
+        )
+    existing = directory
+    while not existing.exists():
+        existing = existing.parent
+    here = os.statvfs(existing)
+    room = here.f_bavail * here.f_frsize if os.geteuid() else here.f_bfree * here.f_frsize
+    if data_bytes > room:
+        raise DiskFull(
+            f"{directory} cannot take the image: its files are {data_bytes} bytes, and {room} are free there",
+            hint=f"make room (df {existing} says of what disk) and ask again; nothing was changed",
+            path=str(directory),
+            data_bytes=data_bytes,
+            room_bytes=room,
+        )
+
+
+async def _extract(
+    reader: ImageReader, directory: Path, most: int, blob_bytes: int, progress: Progress
+) -> ExtractResult:
     meta = await reader.tree()
+    _check_size(_data_bytes(meta), most, blob_bytes, directory)
     places = [place for number in meta.chunks for place in places_of(meta, number, most=RUN_BYTES_MAX)]
     places.sort(key=lambda place: place.address)
     bytes_written = sum(place.length for place in places)

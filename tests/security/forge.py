@@ -56,6 +56,7 @@ class Forge:
         without: Sequence[bytes] = (),
         xattrs: Mapping[bytes, tuple[tuple[bytes, bytes], ...]] = {},
         modes: Mapping[bytes, int] = {},
+        again: Mapping[bytes, bytes] = {},
         bend: Change = bytes,
     ) -> Path:
         """A .flist file of a tree with these entries more, and not those; the path of the file.
@@ -65,9 +66,12 @@ class Forge:
             without: names in that directory that go, with what is below them.
             xattrs: by path, of inodes that are there.
             modes: by path, likewise.
+            again: of regular files that are added, the path of the file whose data each of them repeats to its end.
             bend: changes the bytes of the metadata image at the end.
         """
         tree, chunks = self._tree(added, at, without, xattrs, modes)
+        for name, source in again.items():
+            self._repeat(tree, chunks, at, name, source)
         index = self._signed.manifest.index
         tag = index.root.hex().encode()
         return self.publish(bend(meta_image(tree, chunks, blob_blocks=index.blocks, tag=tag)))
@@ -92,6 +96,12 @@ class Forge:
         file = self.store / f"forged-{self._revision}.flist"
         file.write_bytes(signed.encode())
         return file
+
+    def _repeat(self, tree: Tree, chunks: dict[int, tuple[int, ...]], at: bytes, name: bytes, source: bytes) -> None:
+        """Every chunk of an added file is the first chunk of another: so many bytes, and none of its own."""
+        [number] = [child for each in tree.inodes if each.path == at for key, child in each.entries if key == name]
+        [first] = [number for number, each in enumerate(tree.inodes) if each.path == source]
+        chunks[number] = (chunks[first][0],) * len(chunks[number])
 
     def _tree(
         self,

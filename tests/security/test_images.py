@@ -14,7 +14,8 @@ import zstandard
 
 from flist.manifest import SignedManifest
 from flist.tree import Inode
-from tests.e2e.node_tool import Done, Node, problem
+from tests.disks import small_disk
+from tests.e2e.node_tool import Done, Node, problem, zos
 from tests.integration.spawn_kit import Tree
 from tests.security.forge import Forge, inode, renamed
 from tests.security.kit import disk, run_inside
@@ -258,3 +259,50 @@ def test_metadata_that_is_not_what_was_signed(attacked: Node, forge: Forge, prov
     assert done.status not in (0, 1), done
     assert problem(done)["code"] in ("flist.meta-invalid", "flist.mount-failed"), done.out
     assert attacked.names() == []
+
+
+def repeated(forge: Forge, size: int) -> Path:
+    """An image with a file of this size, every 256 KiB of which are the same bytes of its blob."""
+    return forge.image({b"again": inode(stat.S_IFREG | 0o644, size=size)}, again={b"again": b"bin/busybox"})
+
+
+def extract(image: Path, store: Path, target: Path, *more: str) -> Done:
+    return zos("flist", "extract", "--json", "--store", str(store), *more, str(image), str(target))
+
+
+def test_many_chunks_of_the_same_bytes_do_not_fill_the_disk(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """Amplification: some 2 MB to fetch, and as much to write as the metadata says."""
+    image, target = repeated(forge, 5 << 30), tmp_path / "target"
+    before = os.statvfs(tmp_path).f_bfree
+    refused = extract(image, attacked.store, target)
+    assert problem(refused)["code"] == "flist.extract-too-large"
+    assert problem(refused)["context"]["data_bytes"] > 5 << 30
+    assert "--max-size" in problem(refused)["hint"]
+    done = attacked.run("--rm", "--json", "--provider", "extract", str(image), command=["true"])
+    assert (done.status, problem(done)["code"]) == (125, "flist.extract-too-large")
+    with small_disk(tmp_path / "small", "4m") as disk_:
+        full = extract(image, attacked.store, disk_.directory / "target", "--max-size", "6G")
+        assert problem(full)["code"] == "disk.full"
+        assert str(disk_.directory) in problem(full)["message"]
+        assert disk_.files() == {}
+        assert not (disk_.directory / "target").exists()
+    assert not target.exists()
+    assert before - os.statvfs(tmp_path).f_bfree < (1 << 30) // os.statvfs(tmp_path).f_bsize
+    # The control: nobody else minds.
+    mounted = attacked.run("--rm", str(image), command=["stat", "-c", "%s", "/again"])
+    assert mounted.out == f"{5 << 30}\n"
+
+
+def test_the_same_content_many_times_is_extracted(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """Honest images repeat themselves too; what is written is right, and the limit is the user's to set."""
+    image, target = repeated(forge, 64 << 20), tmp_path / "target"
+    refused = extract(image, attacked.store, target, "--max-size", "1M")
+    assert problem(refused)["code"] == "flist.extract-too-large"
+    assert extract(image, attacked.store, target, "--max-size", "1 M").status == 2
+    assert not target.exists()
+    done = extract(image, attacked.store, target)
+    assert done.status == 0, done.err
+    chunk = (target / "bin/busybox").read_bytes()[: 256 << 10]
+    with open(target / "again", "rb") as file:
+        assert all(file.read(len(chunk)) == chunk for _ in range((64 << 20) // len(chunk)))
+        assert file.read() == b""

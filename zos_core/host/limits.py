@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import Final
 
+from zos_core.base.size import read_size
 from zos_core.host.errors import LimitInvalid
 
 __all__ = [
@@ -36,8 +37,6 @@ PIDS_MIN: Final = 8
 """Reaper, payload, an exec with a pipe."""
 PIDS_MAX: Final = 1 << 22  # PID_MAX_LIMIT
 _CPU_PERIOD_US: Final = 100_000
-_SUFFIXES: Final = {"": 0, "b": 0, "k": 10, "m": 20, "g": 30, "t": 40}
-_MEMORY_FORM: Final = re.compile(r"([0-9]{1,16})([bkmgt]?)(?:i?b)?", re.ASCII | re.IGNORECASE)
 _CPUS_FORM: Final = re.compile(r"[0-9]{1,4}(?:\.[0-9]{1,3})?|\.[0-9]{1,3}", re.ASCII)
 
 
@@ -157,12 +156,11 @@ def parse_memory(text: str) -> int:
     Raises:
         LimitInvalid: another form, or a limit that `check_limits` refuses.
     """
-    form = _MEMORY_FORM.fullmatch(text)
-    if form is None:
+    size = read_size(text)
+    if size is None:
         raise LimitInvalid(
             f"cannot read memory limit {text[:40]!r}", hint="write 256M, 1G or bytes", limit="memory", value=text[:40]
         )
-    size = int(form[1]) << _SUFFIXES[form[2].lower()]
     check_limits(Limits(memory_bytes=size))
     return size
 
