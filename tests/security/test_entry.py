@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import resource
+import secrets
 import subprocess
 from pathlib import Path
 
@@ -184,6 +186,64 @@ def test_the_attack_on_entering_processes_works_with_the_right_to_trace(tree: Tr
     found, out = entering(tree, "tracer", 32)
     assert found["leaks"] > 0
     assert "leak exe /memfd:zos-init (deleted)" in out
+
+
+# --- The memory of what enters ----------------------------------------------------------------------------------------
+
+
+def secret() -> bytes:
+    """Some bytes that are in no program."""
+    return secrets.token_hex(16).encode()
+
+
+def memory_of(pid: int) -> bytes:
+    """All that a process has written or read to its own memory, read as root."""
+    found = []
+    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
+        for line in maps:
+            span, rights, *_ = line.split()
+            if not rights.startswith("rw") or "[v" in line:
+                continue
+            start, end = (int(part, 16) for part in span.split("-"))
+            memory.seek(start)
+            found.append(memory.read(end - start))
+    return b"".join(found)
+
+
+def pid_of(tree: Tree, name: str) -> int:
+    [child] = [child for child in tree.hold.do("children")["children"] if child["name"] == name]
+    return int(child["pid"])
+
+
+def test_what_enters_knows_nothing_of_other_containers(tree: Tree) -> None:
+    """The process that enters a container, and stays there as pid 1, is a copy of spawn, which is asked for all."""
+    mine, launched, executed, queued = secret(), secret(), secret(), secret()
+    tree.launch("other", "/bin/sleep", "1000", env=[b"PATH=/bin", b"SECRET=" + launched])
+    tree.wait_exit(
+        tree.exec("other", 1, "/bin/true", env=[b"SECRET=" + executed, b"X=" + bytes(30_000).hex().encode()])
+    )
+    own = launched in memory_of(pid_of(tree, "other"))
+    assert own, "the control: its own is what the search finds"
+    spawn = memory_of(int(tree.service()["pid"]))
+    assert [value for value in (launched, executed) if value in spawn] == []
+    # Three at once, and descriptors for one at a time: while the second enters, the third waits in spawn.
+    pid = int(tree.service()["pid"])
+    before = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (48, before[1]))
+    try:
+        bodies = [
+            tree.launch_body(name, "/bin/sleep", "1000", env=[b"PATH=/bin", b"SECRET=" + value])
+            for name, value in (("first", secret()), ("second", mine), ("third", queued))
+        ]
+        for number in [tree.spawn.send("launch", body) for body in bodies]:
+            os.close(tree.spawn.answer(number)[1][0])
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, before)
+    inside = memory_of(pid_of(tree, "second"))
+    assert [value for value in (mine, launched, executed, queued) if value in inside] == [mine]
+    for name in ("other", "first", "second", "third"):
+        tree.hold.do("kill", name=name, signal=9)
+        tree.wait_exit(name)
 
 
 # --- 6 and 4: a /proc and a /dev/null of the container's own ---------------------------------------------------------

@@ -14,6 +14,10 @@ use std::io::Write;
 use std::path::Path;
 use std::process::ExitCode;
 
+/// What one container is given is not in the memory of the process that enters another (SPAWN-FORGETS).
+#[global_allocator]
+static MEMORY: linux::wipe::Wiping = linux::wipe::Wiping;
+
 /// Wrong arguments (native programs: 90-99).
 const EXIT_USAGE: u8 = 90;
 

@@ -16,6 +16,7 @@ pub mod sigwait;
 pub mod slots;
 pub mod title;
 pub mod wait;
+pub mod wipe;
 
 /// A line to stderr, which is the service's log; lost where it cannot be written: `eprintln!` panics on a full disk, and
 /// the thread that does leaves undone what others wait for.

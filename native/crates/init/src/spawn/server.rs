@@ -183,6 +183,8 @@ pub struct Server {
     connections: BTreeMap<u64, Channel>,
     jobs: BTreeMap<u64, Job>,
     waiting: VecDeque<(Asker, Request)>,
+    /// Those of them that were looked at in this turn and have to go on waiting.
+    held_up: VecDeque<(Asker, Request)>,
     /// What was mounted by which provider. The mounts themselves are hold's alone: who attaches one elsewhere attaches
     /// that very mount (the kernel does not copy each), which a descriptor of ours would keep busy for ever.
     providers: HashMap<String, Provider>,
@@ -222,6 +224,7 @@ impl Server {
             connections: BTreeMap::new(),
             jobs: BTreeMap::new(),
             waiting: VecDeque::new(),
+            held_up: VecDeque::new(),
             providers: HashMap::new(),
             attached: HashSet::new(),
             last_number: 0,
@@ -418,26 +421,25 @@ impl Server {
     /// Starts every request whose subject is free, in the order in which they came.
     fn start_waiting(&mut self) {
         let jobs_max = self.jobs_max();
-        let mut later = VecDeque::new();
-        let mut held_up: Vec<String> = Vec::new();
+        let mut busy_subjects: Vec<String> = Vec::new();
         while let Some((asker, request)) = self.waiting.pop_front() {
             let subject = request.subject();
             let busy = self.jobs.len() >= jobs_max
                 || subject.as_ref().is_some_and(|subject| {
-                    held_up.contains(subject)
+                    busy_subjects.contains(subject)
                         || self
                             .jobs
                             .values()
                             .any(|job| job.subject.as_ref() == Some(subject))
                 });
             if busy {
-                held_up.extend(subject);
-                later.push_back((asker, request));
+                busy_subjects.extend(subject);
+                self.held_up.push_back((asker, request));
             } else if let Err(error) = self.start(asker, subject, request) {
                 self.fail(asker, &error);
             }
         }
-        self.waiting = later;
+        self.waiting = std::mem::take(&mut self.held_up);
     }
 
     fn start(&mut self, asker: Asker, subject: Option<String>, request: Request) -> Outcome<()> {
@@ -663,6 +665,7 @@ impl Server {
         let forked = linux::clone::fork(NAMESPACES | PARENT, Some(cgroup.as_fd()));
         if let Ok(Forked::Child) = forked {
             launch::never_return(|| {
+                forget(&mut self.waiting, &mut self.held_up);
                 let report = Report::new(theirs);
                 let fds = Descriptors {
                     go: go_read.as_fd(),
@@ -776,7 +779,9 @@ impl Server {
         };
         let keep = [fds.go, fds.stdout, fds.stderr, theirs.fd(), target.as_fd()];
         linux::sigwait::block_all().step("signals")?;
+        let (waiting, held_up) = (&mut self.waiting, &mut self.held_up);
         let helper = helper::start_sibling(cgroup.as_fd(), &keep, |own| {
+            forget(waiting, held_up);
             launch::enter(program, target.as_fd(), &fds, own, &theirs)
         });
         linux::sigwait::unblock_all().step("signals")?;
@@ -899,6 +904,12 @@ impl Server {
         let names = [format!("log/{name}/stdout"), format!("log/{name}/stderr")];
         let _ = self.hold.drop_names(&names);
     }
+}
+
+/// In a process that enters a container: nothing of what others asked for goes with it. Requests that have been carried
+/// out were freed, and so zeroed, already (SPAWN-FORGETS).
+fn forget(waiting: &mut VecDeque<(Asker, Request)>, held_up: &mut VecDeque<(Asker, Request)>) {
+    drop((std::mem::take(waiting), std::mem::take(held_up)));
 }
 
 /// Whether the peer has closed its end, whatever it had sent before.
