@@ -28,16 +28,18 @@ from schemathesis.specs.openapi.checks import (
 from tests.e2e.node_tool import Node
 from zos_core.base.paths import Instance
 
-pytestmark = [
-    pytest.mark.root,
-    pytest.mark.skipif("ZOS_TEST_API" not in os.environ, reason="may wait too long; ZOS_TEST_API=1 runs it"),
-]
+pytestmark = pytest.mark.root
 
 EXAMPLES = int(os.environ.get("ZOS_TEST_EXAMPLES", "8"))
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 # It would end the node; tests/e2e has it.
 LEFT_OUT = {("POST", "/v1/node/down")}
 CHUNK = 65_536
+# An end that says nothing for so long says nothing more.
+IDLE_S = 20.0
+# What is longer is no other request to the node, but takes schemathesis seconds to think of: it made this test wait.
+ITEMS_MAX = 3
+LENGTH_MAX = 64
 
 
 class Relay(socketserver.ThreadingTCPServer):
@@ -54,6 +56,8 @@ class Both(socketserver.BaseRequestHandler):
 
     def handle(self) -> None:
         with socket.socket(socket.AF_UNIX) as far:
+            far.settimeout(IDLE_S)
+            self.request.settimeout(IDLE_S)
             far.connect(self.server.path)
             back = threading.Thread(target=copy, args=(far, self.request))
             back.start()
@@ -84,6 +88,7 @@ def url(attacked: Node) -> Iterator[str]:
 def test_every_endpoint_does_what_its_document_says(attacked: Node, url: str) -> None:
     with urllib.request.urlopen(f"{url}/openapi.json", timeout=10) as answer:
         document: dict[str, Any] = json.load(answer)
+    shorten(document["components"])
     schema = schemathesis.openapi.from_dict(document)
     asked: dict[str, set[int]] = {}
     try:
@@ -97,6 +102,19 @@ def test_every_endpoint_does_what_its_document_says(attacked: Node, url: str) ->
     print(asked)
     assert all(statuses for statuses in asked.values())
     assert {200, 400, 404} <= set().union(*asked.values())
+
+
+def shorten(schema: Any) -> None:
+    """Let lists and strings be short, in a document as decoded."""
+    if isinstance(schema, list):
+        for each in schema:
+            shorten(each)
+    if isinstance(schema, dict):
+        for longest, shortest, most in (("maxItems", "minItems", ITEMS_MAX), ("maxLength", "minLength", LENGTH_MAX)):
+            if isinstance(schema.get(longest), int):
+                schema[longest] = max(min(schema[longest], most), schema.get(shortest, 0))
+        for each in schema.values():
+            shorten(each)
 
 
 def operations(schema: Any) -> Iterator[Any]:
