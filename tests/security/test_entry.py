@@ -7,6 +7,7 @@ import re
 import resource
 import secrets
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,12 @@ pytestmark = pytest.mark.root
 # `make soak` raises it to the 10,000 of the design; each takes about 2 ms.
 EXECS = int(os.environ.get("ZOS_TEST_EXECS", "100"))
 RACES_MAX = 200
+# Of those that come while something is swapped: enough for both to be met many times, and never for long.
+RACES_MIN = 60
+RACE_S = 20.0
+WAY_OUT = """
+    mkdir /tmp/here && ln -s /proc/self/fd/3 /tmp/there && exec entry swap /tmp/here /tmp/there 100000
+"""
 ATTACK_MS = "100000"
 SYS_PTRACE = 19
 # What the attacker gets here is more than any container of the product has: the defence must not rest on that.
@@ -285,6 +292,54 @@ def test_an_exec_believes_no_dev_null_of_the_containers_own(tree: Tree, what: st
     assert caught.value.code in ("spawn.bad-path", "spawn.step")
     tree.hold.do("kill", name=name, signal=9)
     tree.wait_exit(name)
+
+
+def race(tree: Tree, name: str, program: tuple[str, ...], **changes: object) -> tuple[list[bytes], list[Refused]]:
+    """Execs that come while somebody inside swaps what they meet: what the programs said, and what was refused."""
+    said, refused, began = [], [], time.monotonic()
+    for number in range(1, RACES_MAX):
+        if number > RACES_MIN and said and refused:
+            break
+        if time.monotonic() - began > RACE_S:
+            break
+        try:
+            process = tree.exec(name, number, *program, **changes)
+        except Refused as error:
+            refused.append(error)
+            continue
+        tree.wait_exit(process)
+        said.append(tree.output(process))
+        drop_streams(tree, process)
+    tree.hold.do("kill", name=name, signal=9)
+    tree.wait_exit(name)
+    assert said, "nobody met the good one: this test shows nothing"
+    assert refused, "nobody met the evil one: this test shows nothing"
+    return said, refused
+
+
+def test_an_exec_races_with_a_dev_null_that_is_swapped(tree: Tree) -> None:
+    """CVE-2025-31133 as a race: what was looked at is what is used, whatever the name leads to a moment later."""
+    script = """
+        touch /tmp/real && mount -o bind /dev/null /tmp/real && umount -l /dev/null && rm -f /dev/null
+        ln -s /tmp/real /dev/null && ln -s /proc/sys/kernel/core_pattern /dev/evil
+        exec entry swap /dev/null /dev/evil 100000
+    """
+    core_pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+    tree.launch("swapped", "/bin/sh", "-c", script, **STRONG)
+    assert tree.lines("swapped", 1) == ["ready"]
+    said, refused = race(tree, "swapped", ("/bin/stat", "-L", "-c", "%t,%T", "/proc/self/fd/0"))
+    assert set(said) == {b"1,3\n"}
+    assert {error.code for error in refused} <= {"spawn.bad-path", "spawn.step"}
+    assert Path("/proc/sys/kernel/core_pattern").read_text() == core_pattern
+
+
+def test_an_exec_races_with_a_directory_that_is_swapped_for_a_way_out(tree: Tree) -> None:
+    """CVE-2024-21626 as a race: the working directory is a directory inside, or a link to a descriptor of spawn's."""
+    tree.launch("moving", "/bin/sh", "-c", WAY_OUT, **STRONG)
+    assert tree.lines("moving", 1) == ["ready"]
+    said, refused = race(tree, "moving", ("/bin/pwd",), cwd=b"/tmp/here")
+    assert set(said) <= {b"/tmp/here\n", b"/tmp/there\n"}, said
+    assert {error.step for error in refused} <= {"chdir", None}
 
 
 # --- 23 --------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@
  * entry connect PATH..  connect to unix sockets, "@" first for an abstract one: "<path> ok" or "<path> <errno>".
  * entry key NAME        search the session keyring: "found" or the errno.
  * entry caps            the effective capabilities, in hexadecimal.
+ * entry swap A B MS      exchange two names again and again, for MS milliseconds or until /tmp/stop is there: how often.
  * entry open PATH..     open for reading: "<path> ok" or "<path> <errno>".
  */
 #define _GNU_SOURCE
@@ -203,6 +204,20 @@ static int try_connect(const char *path) {
     return -1;
 }
 
+static int swap(const char *a, const char *b, long ms) {
+    long swapped = 0, end = now_ms() + ms;
+    printf("ready\n");
+    while (now_ms() < end && access("/tmp/stop", F_OK)) {
+        if (renameat2(AT_FDCWD, a, AT_FDCWD, b, RENAME_EXCHANGE)) {
+            printf("%s\n", strerrorname_np(errno));
+            return 1;
+        }
+        swapped++;
+    }
+    printf("swapped=%ld\n", swapped);
+    return 0;
+}
+
 int main(int argc, char **argv) {
     setvbuf(stdout, 0, _IOLBF, 0);
     const char *mode = argc > 1 ? argv[1] : "";
@@ -210,6 +225,8 @@ int main(int argc, char **argv) {
         return overwrite(argv[2], atol(argv[3]));
     if (!strcmp(mode, "window") && argc == 3)
         return window(atol(argv[2]));
+    if (!strcmp(mode, "swap") && argc == 5)
+        return swap(argv[2], argv[3], atol(argv[4]));
     if (!strcmp(mode, "fds"))
         return fds();
     if (!strcmp(mode, "chroot"))
