@@ -25,7 +25,7 @@ from flist.store import Store, open_sources
 from flist.tree import Inode
 from native.errors import ZosError
 from zos_core.base.document import Record
-from zos_core.base.errors import DiskFull
+from zos_core.base.errors import DiskFull, disk_full_at, is_disk_full, telling_disk_full
 from zos_core.base.programs import Source
 from zos_core.base.progress import SILENT, Progress
 from zos_core.base.threads import in_thread
@@ -100,7 +100,7 @@ async def extract(
 
     Raises:
         ExtractTooLarge: the image is more than that. Nothing was written.
-        DiskFull: or more than there is room for. Likewise.
+        DiskFull: there is no room for it, which is mostly known before anything is written.
         ExtractFailed: the target cannot take it.
         MetaInvalid, IndexInvalid, LocatorInvalid, UnitInvalid: the store holds wrong bytes.
         ObjectMissing, StoreUnavailable: it lacks some, or cannot be read.
@@ -168,7 +168,8 @@ async def _extract(
         with progress.task("extracting", total=bytes_written, unit="bytes") as task:
 
             def sink(number: int, plain: memoryview) -> None:
-                target.write(places[number], plain)
+                with telling_disk_full(directory):
+                    target.write(places[number], plain)
                 task.advance(len(plain))
 
             await reader.read_many([(place.address, place.length) for place in places], sink)
@@ -176,6 +177,8 @@ async def _extract(
     except BaseException as error:
         target.undo()
         if isinstance(error, OSError):
+            if is_disk_full(error):
+                raise disk_full_at(directory, error) from error
             raise ExtractFailed(
                 f"{directory}: {error.strerror or error}", path=str(directory), errno=error.errno
             ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import io
 import os
 import shutil
@@ -19,14 +18,14 @@ from flist.build import build
 from flist.cat import NotInImage, find, write_contents
 from flist.erofs_reader import MetaImage
 from flist.errors import IndexInvalid, LocatorInvalid
-from flist.extract import ExtractFailed, extract
+from flist.extract import extract
 from flist.manifest import SignedManifest
 from flist.reader import ImageReader, UnitInvalid
 from flist.store import DirectoryStore, HttpStore, ObjectMissing, StoreUnavailable, TieredStore
 from flist.verify import verify
 from tests.images import pattern
 from tests.integration.blockd_kit import StoreServer, serving
-from zos_core.base.errors import UsageError
+from zos_core.base.errors import DiskFull, UsageError
 from zos_core.base.verbs import Entry, run
 
 LARGE = 9_000_001
@@ -216,7 +215,20 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 @pytest.mark.root
 async def test_a_full_disk_is_said(tmp_path: Path, tree: Path, small_disk: Path) -> None:
     signed = await made(tmp_path, tree)
-    with pytest.raises(ExtractFailed) as caught:
+    with pytest.raises(DiskFull, match="are free there") as caught:
         await extract(DirectoryStore(tmp_path / "store"), signed, small_disk)
-    assert caught.value.context["errno"] == errno.ENOSPC
+    assert caught.value.context["path"] == str(small_disk)
+    assert os.listdir(small_disk) == []
+
+
+@pytest.mark.root
+async def test_a_disk_that_fills_up_meanwhile_is_said(tmp_path: Path, small_disk: Path) -> None:
+    tree = tmp_path / "many"
+    tree.mkdir()
+    for number in range(300):
+        (tree / str(number)).write_bytes(b"x")  # a byte each, and a page each on the disk
+    signed = await made(tmp_path, tree)
+    with pytest.raises(DiskFull, match="the disk is full") as caught:
+        await extract(DirectoryStore(tmp_path / "store"), signed, small_disk)
+    assert caught.value.context["path"] == str(small_disk)
     assert os.listdir(small_disk) == []
