@@ -14,6 +14,7 @@ from tests.e2e.tutorial import CTRL_C, ROOT, Differs, matches, read_page, run_pa
 DOCS = ROOT / "docs"
 # One run of the tutorial takes half a minute on two busy cores.
 TIMEOUT_S = 600
+STEPS_MIN = 15
 
 
 def run_pages(*pages: Path) -> tuple[int, str]:
@@ -31,10 +32,10 @@ def run_pages(*pages: Path) -> tuple[int, str]:
 
 @pytest.mark.root
 @pytest.mark.timeout(TIMEOUT_S)
-@pytest.mark.parametrize("name", ["tutorial.md"])
+@pytest.mark.parametrize("name", ["tutorial.md", "guides/images.md", "guides/publishing.md", "guides/containers.md"])
 def test_pages_do_what_they_say(name: str) -> None:
     page = DOCS / name
-    assert {step.terminal for step in read_page(page).steps} >= {"", "hub"}, "there is something to run"
+    assert len(read_page(page).steps) > STEPS_MIN, "there is something to run"
     status, printed = run_pages(page)
     assert status == 0, printed
     assert f"{page.name}: {len(read_page(page).steps)} commands did what it says" in printed

@@ -15,9 +15,9 @@ The conventions, which `docs/tutorial.md` states for its readers:
 - A block after `<!-- not run: REASON -->` is not run; blocks of another kind never are.
 - Commands between `<!-- before` and `-->` are run unseen, to make what the page takes for granted; they must succeed.
 
-Pages are run one after the other, each in a machine of its own as far as it can tell: `alone.sh` gives it namespaces and
-an empty /run/zos and /var/lib/zos, below is a home directory that is new. Below sudo the terminals are the caller's, and
-what asks for root in them asks sudo.
+A page has a machine of its own as far as it can tell: `alone.sh` gives it namespaces, an empty /run/zos and an empty
+/var/lib/zos, in which there is a new home directory. Below sudo the terminals are the caller's, and what asks for root
+in them asks sudo.
 """
 
 from __future__ import annotations

@@ -30,14 +30,14 @@ HEAD = """\
 
 Written by `python -m tests.lint` from the error classes; a test compares. Do not edit.
 
-An error is printed as `zos: what happened` and `hint: what to do`, or with `--json` as
-`{"error": {"code", "message", "hint", "exit_status", "http_status", "retryable", "context"}}` on stdout; the API answers with the same object. Programs go
-by `code`, which stays; texts may change. *Again*: the same request may succeed later without a change.
-In a hint, `{}` stands for what is filled in.
+An error is printed as `zos: what happened` and `hint: what to do` on stderr, or with `--json` as one object on stdout:
+`{"error": {"code", "message", "hint", "exit_status", "retryable", "context"}}`. The API answers with the same object.
+Programs go by `code`, which stays; texts may change. *Again*: the same request may succeed later without a change. In a
+hint, `{}` stands for what is filled in.
 
-`zos run` and `zos exec` end with the status of the container's command, as a shell does: 125 if zos itself failed, 126 if the command
-cannot be executed, 127 if there is none, 128 + N if signal N ended it. Every other verb ends with the status below; `zos doctor` with 77 where
-containers cannot run; all with 130 after Ctrl-C and 143 after SIGTERM.
+`zos run` and `zos exec` end with the status of the container's command, as a shell does: 125 if zos itself failed, 126
+if the command cannot be executed, 127 if there is none, 128 + N if signal N ended it. Every other verb ends with the
+status below; `zos doctor` with 77 where containers cannot run; all with 130 after Ctrl-C and 143 after SIGTERM.
 """
 
 

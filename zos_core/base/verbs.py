@@ -443,7 +443,9 @@ def _top_help(entries: Mapping[str, Entry]) -> str:
         "usage: zos VERB ...\n\n"
         "zos turns a machine into a stateless cloud node: containers from images that are fetched while they run.\n"
         f"\nverbs:\n{_table(rows)}\n\n"
+        "to begin:\n  zos doctor; zos flist build DIR --name web; zos up; zos run --rm web -- CMD\n\n"
         "`zos VERB --help` explains a verb and shows examples. Every verb has --json and --quiet.\n"
+        "docs/tutorial.md takes ten minutes; docs/errors.md explains errors and exit statuses.\n"
     )
 
 
