@@ -15,6 +15,7 @@ DOCS = ROOT / "docs"
 # One run of the tutorial takes half a minute on two busy cores.
 TIMEOUT_S = 600
 STEPS_MIN = 15
+PAGES = ["tutorial.md", "guides/images.md", "guides/publishing.md", "guides/containers.md"]
 
 
 def run_pages(*pages: Path) -> tuple[int, str]:
@@ -32,7 +33,7 @@ def run_pages(*pages: Path) -> tuple[int, str]:
 
 @pytest.mark.root
 @pytest.mark.timeout(TIMEOUT_S)
-@pytest.mark.parametrize("name", ["tutorial.md", "guides/images.md", "guides/publishing.md", "guides/containers.md"])
+@pytest.mark.parametrize("name", PAGES)
 def test_pages_do_what_they_say(name: str) -> None:
     page = DOCS / name
     assert len(read_page(page).steps) > STEPS_MIN, "there is something to run"
@@ -111,6 +112,11 @@ def test_a_true_page_passes(text: str, tmp_path: Path) -> None:
 def test_a_wrong_page_fails(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(Differs, match=said):
         run_text(text, tmp_path)
+
+
+def test_no_page_shows_a_session_that_is_not_run() -> None:
+    shown = [str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md") if "```console" in path.read_text()]
+    assert sorted(shown) == sorted(PAGES)
 
 
 def test_what_is_not_run_says_why() -> None:
