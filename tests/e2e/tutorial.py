@@ -40,7 +40,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from zos_core.base.paths import account
+from zos_core.base.paths import Account, account
 
 __all__ = ["ROOT", "Differs", "Page", "Step", "Terminal", "main", "matches", "read_page", "run_page"]
 
@@ -311,6 +311,21 @@ def _run_step(step: Step, terminal: Terminal, *, learn: bool) -> None:
         raise Differs(f"it ended with {status}, having printed\n" + "\n".join(printed))
 
 
+def _mount_home(home: Path, user: Account) -> None:
+    """Put a new home over the user's own: below sudo, home is what the password database says, whatever HOME is.
+
+    A checkout in there stays where it is.
+    """
+    if ROOT.is_relative_to(user.home):
+        checkout = home
+        for part in ROOT.relative_to(user.home).parts:
+            checkout /= part
+            checkout.mkdir()
+            os.chown(checkout, user.uid, user.gid)
+        subprocess.run(["mount", "--rbind", ROOT, checkout], check=True)
+    subprocess.run(["mount", "--rbind", home, user.home], check=True)
+
+
 def run_in_a_new_home(paths: Sequence[Path], *, learn: bool) -> None:
     """Run pages inside `alone.sh`, with a new home directory, as the user who called sudo.
 
@@ -321,6 +336,9 @@ def run_in_a_new_home(paths: Sequence[Path], *, learn: bool) -> None:
     home = Path(tempfile.mkdtemp(prefix="home.", dir="/var/lib/zos"))
     home.chmod(0o755)
     os.chown(home, user.uid, user.gid)
+    if user.uid != 0:
+        _mount_home(home, user)
+        home = user.home
     env = {
         "HOME": str(home),
         "USER": user.name,
