@@ -111,7 +111,7 @@ class Attention:
         """
         if not deaf:
             self.check()
-        # Until it has a group of its own it is in the terminal's: what is deaf has the key blocked from its first moment.
+        # Until it has a group of its own it is in the terminal's: what is deaf has the key blocked from its beginning.
         blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT} if deaf else ())
         try:
             process = subprocess.Popen(

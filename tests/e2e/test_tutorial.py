@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.tutorial import CTRL_C, ROOT, Differs, matches, read_page, run_page
+from tests.e2e.page import CTRL_C, Differs, matches, read_page
+from tests.e2e.tutorial import ROOT, run_page
 
 DOCS = ROOT / "docs"
 # One run of the tutorial takes half a minute on two busy cores.
