@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo test check bench guest soak fuzz fresh dev clean
+.PHONY: help setup demo tutorial test check bench guest soak fuzz fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -13,6 +13,10 @@ setup:
 #: make demo     build an image, run two containers from it while it is fetched, show a table
 demo: setup
 	@.ci/demo
+
+#: make tutorial type every command of docs/tutorial.md and the guides, compare what comes (ARGS=PAGE)
+tutorial: setup
+	@.ci/tutorial $(ARGS)
 
 #: make test     every test (ARGS='-k name' goes to pytest)
 test:

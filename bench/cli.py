@@ -40,7 +40,7 @@ BENCH = Group(
                     type=float,
                     metavar="S",
                     default=10.0,
-                    help="wait so long for a quiet machine before each table (default 10)",
+                    help="seconds to wait for a quiet machine before each table (default 10)",
                 ),
                 argument("--prefer", action="store_true", help="take precedence over other programs (root)"),
                 argument(

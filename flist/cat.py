@@ -62,7 +62,11 @@ def find(tree: Tree, path: bytes) -> int:
             continue
         number = dict(tree.inodes[where[-1]].entries).get(part)
         if number is None:
-            raise NotInImage(f"the image has no {shown}", path=shown)
+            raise NotInImage(
+                f"the image has no {shown}",
+                hint="`zos flist mount` or `zos flist extract` shows what it has",
+                path=shown,
+            )
         inode = tree.inodes[number]
         if not stat.S_ISLNK(inode.mode):
             where.append(number)

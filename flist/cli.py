@@ -8,7 +8,10 @@ __all__ = ["FLIST", "HUB"]
 
 IMAGE = argument("image", metavar="IMAGE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file")
 STORE = argument(
-    "--store", metavar="DIR-or-URL", complete="dir", help="where the image's objects are (default: your own store)"
+    "--store",
+    metavar="DIR-or-URL",
+    complete="dir",
+    help="a directory, or a hub such as http://127.0.0.1:7080 (default: your own store)",
 )
 UNSIGNED = argument("--unsigned", action="store_true", help="accept a .flist FILE that nobody you trust has signed")
 
@@ -21,8 +24,19 @@ FLIST = Group(
             arguments=(
                 argument("tree", metavar="TREE", complete="dir", help="the root directory of the image"),
                 argument("-o", "--output", metavar="FILE", help="write the image's .flist file there, too"),
-                argument("--name", metavar="[PUBLISHER/]NAME[:TAG]", help="default: the directory's name"),
-                argument("--revision", type=int, metavar="N", help="default: one more than the store has"),
+                argument(
+                    "--name",
+                    complete="",
+                    metavar="[PUBLISHER/]NAME[:TAG]",
+                    help="default: YOU/the directory's name:latest",
+                ),
+                argument(
+                    "--revision",
+                    type=int,
+                    complete="",
+                    metavar="N",
+                    help="default: one more than the highest seen here",
+                ),
                 argument("--architecture", choices=["x86_64", "aarch64"], help="default: this machine's"),
                 argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
             ),
@@ -30,10 +44,12 @@ FLIST = Group(
             details=(
                 "Signs with your own key, which is made on first use.\n"
                 "The same tree gives the same image, byte for byte.\n"
-                "A whole root file system is read, and its owners kept, as root: use sudo."
+                "Owners are kept. What only root can read is read with sudo; key and store are yours also then.\n"
+                "Your own store: ~/.local/share/zos/store, of root /var/lib/zos/store."
             ),
             examples=(
-                ("sudo zos flist build ./rootfs --name web", "build ./rootfs as YOU/web:latest into your store"),
+                ("zos flist build ./rootfs --name web", "build ./rootfs as YOU/web:latest into your store"),
+                ('sudo "$(command -v zos)" flist build ./rootfs', "a tree with files of other owners"),
                 ("zos flist build ./rootfs -o web.flist --store /srv/store", "another store, and a file to hand on"),
             ),
         ),
@@ -64,7 +80,10 @@ FLIST = Group(
                     help="write at most so much, such as 100G (default: 4G, or 16 times the blob if that is more)",
                 ),
             ),
-            examples=(("sudo zos flist extract web ./rootfs", "with all owners, times and attributes"),),
+            examples=(
+                ("zos flist extract web ./rootfs", "all files, yours"),
+                ('sudo "$(command -v zos)" flist extract web ./rootfs', "with all owners, times and attributes"),
+            ),
         ),
         "cat": Verb(
             summary="Print one file of an image; only what holds it is fetched",
@@ -120,16 +139,19 @@ FLIST = Group(
                 argument(
                     "--provider",
                     choices=["file", "loop", "full", "extract"],
-                    help="how (default: the best that works here)",
+                    help="how (default: the best that works here): file, loop: fetched while it is read; "
+                    "full, extract: fetched before",
                 ),
             ),
-            examples=(("sudo zos flist mount web /mnt --store http://127.0.0.1:7080", "look into an image at once"),),
+            examples=(("zos flist mount web /mnt --store http://127.0.0.1:7080", "look into an image at once"),),
+            details="Read-only. Needs root, and asks sudo for it. `zos flist unmount DIR` takes it off.",
         ),
         "unmount": Verb(
             summary="Take an image off a directory",
             handler="flist.commands:unmount",
             arguments=(argument("directory", metavar="DIR", complete="dir", help="where it is mounted"),),
-            examples=(("sudo zos flist unmount /mnt", "and end the processes that served it"),),
+            examples=(("zos flist unmount /mnt", "and end the processes that served it"),),
+            details="Needs root, and asks sudo for it.",
         ),
     },
 )
@@ -141,8 +163,14 @@ HUB = Group(
             summary="Serve a store over HTTP until it is told to end",
             handler="flist.hub.commands:serve",
             arguments=(
-                argument("--store", metavar="DIR", complete="dir", help="default: your own store"),
-                argument("--listen", metavar="ADDR:PORT", default="127.0.0.1:7080", help="default: 127.0.0.1:7080"),
+                argument("--store", metavar="DIR", complete="dir", help="what is served (default: your own store)"),
+                argument(
+                    "--listen",
+                    metavar="ADDR:PORT",
+                    complete="",
+                    default="127.0.0.1:7080",
+                    help="default: 127.0.0.1:7080, this machine only; port 0: any free one",
+                ),
                 argument("--publishers", metavar="FILE", help="who may publish (default: the first key owns a name)"),
                 argument(
                     "--name",

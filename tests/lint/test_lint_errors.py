@@ -2,35 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 import re
 from collections import defaultdict
 
-from native.errors import ZosError
+from tests.lint.error_page import PAGE, error_classes, error_page
 
-PARTS = ("native", "zos_core", "flist", "bench")
 CODE = re.compile(r"[a-z][a-z0-9]*(-[a-z0-9]+)*\.[a-z0-9]+(-[a-z0-9]+)*\Z")
 # 77: mmdebstrap and automake say "skipped"; 125-127: zos run, as podman; 128 and up: killed by a signal.
 EXIT_STATUS_FORBIDDEN = {0, 77, 125, 126, 127}
 EXIT_STATUS_MAX = 127
-
-
-def error_classes() -> list[type[ZosError]]:
-    for part in PARTS:
-        package = importlib.import_module(part)
-        for module in pkgutil.walk_packages(package.__path__, f"{part}."):
-            if ".build" not in module.name and not module.name.endswith("__main__"):
-                importlib.import_module(module.name)
-    found: list[type[ZosError]] = []
-    waiting: list[type[ZosError]] = [ZosError]
-    while waiting:
-        each = waiting.pop()
-        found.append(each)
-        waiting += each.__subclasses__()
-    return sorted(
-        {each for each in found if each.__module__.split(".")[0] in PARTS}, key=lambda each: each.__qualname__
-    )
 
 
 def test_lint_error_codes_are_unique_and_well_formed() -> None:
@@ -59,3 +39,19 @@ def test_lint_error_classes_name_themselves() -> None:
         if "code" not in vars(each) and not each.__subclasses__()
     ]
     assert nameless == []
+
+
+def test_lint_error_page_is_what_the_classes_say() -> None:
+    """`python -m tests.lint` writes it anew, in the same commit."""
+    assert PAGE.read_text() == error_page()
+
+
+def test_lint_error_page_says_what_each_means() -> None:
+    """Every code is there, with words of its own and a place where it is raised."""
+    page = PAGE.read_text()
+    for each in error_classes():
+        if "code" in vars(each):
+            entry = page.partition(f"\n### {each.code}\n\n")[2].partition("\n### ")[0]
+            assert len(entry.splitlines()[0]) > 20, each.code
+            assert f"- exit status {each.exit_status}, HTTP {each.http_status}" in entry, each.code
+            assert re.search(r"\n- (raised|declared) in `", entry), each.code

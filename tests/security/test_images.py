@@ -6,6 +6,7 @@ import os
 import stat
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from tests.disks import small_disk
 from tests.e2e.node_tool import Done, Node, problem, zos
 from tests.integration.spawn_kit import Tree
 from tests.security.forge import Forge, inode, renamed
-from tests.security.kit import disk, run_inside
+from tests.security.kit import disk, run_inside, run_outside
 from zos_core.containers.launch import CAPABILITIES, MASKED
 
 pytestmark = pytest.mark.root
@@ -99,7 +100,9 @@ def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge) -> N
 
 
 @pytest.mark.parametrize("provider", [None, "extract"])
-def test_device_nodes_of_an_image_lead_nowhere(attacked: Node, forge: Forge, provider: str | None) -> None:
+def test_device_nodes_of_an_image_lead_nowhere(
+    attacked: Node, forge: Forge, programs: Path, provider: str | None
+) -> None:
     """Attack 19 by way of the image: the disk of the machine, its memory, and a null device where it is not listed."""
     major, minor = map(int, disk().split(":"))
     nodes = {
@@ -119,6 +122,12 @@ def test_device_nodes_of_an_image_lead_nowhere(attacked: Node, forge: Forge, pro
         "/mem EACCES",
         "/null2 EACCES",
     ], done.err
+    # The control: outside, a node that was just made is opened. A null device, since the disk may be forbidden by the
+    # device group of the machine that runs this test.
+    with tempfile.TemporaryDirectory(dir="/dev") as directory:  # /tmp may be nodev
+        outside = Path(directory) / "null2"
+        os.mknod(outside, stat.S_IFCHR | 0o600, os.makedev(1, 3))
+        assert run_outside(programs, "entry", "open", str(outside)) == f"{outside} ok\n"
 
 
 def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:

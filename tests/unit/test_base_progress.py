@@ -47,6 +47,14 @@ def test_a_total_may_come_later() -> None:
     assert stream.getvalue().splitlines()[:2] == ["files: 1", "files: 2 of 4, 50 %"]
 
 
+def test_what_was_never_counted_has_no_amount() -> None:
+    times = iter([0.0, 1.5])
+    stream = io.StringIO()
+    with Lines(stream, clock_s=lambda: next(times)).task("reading the tree"):
+        pass
+    assert stream.getvalue() == "reading the tree: 1.5 s\n"
+
+
 def test_work_that_fails_has_no_last_line() -> None:
     stream = io.StringIO()
     with pytest.raises(ValueError), Lines(stream).task("files"):

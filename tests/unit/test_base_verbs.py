@@ -5,6 +5,10 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -161,22 +165,47 @@ def test_a_wrong_entry_is_a_fault_of_ours(capfd: Capture) -> None:
     assert "is no Verb and no Group" in capfd.readouterr().err
 
 
-def test_every_declared_verb_is_complete() -> None:
-    """Summaries without a full stop, examples, handlers that exist."""
-    import tomllib
-    from importlib import import_module
-    from pathlib import Path
-
+def declared_verbs() -> Iterator[tuple[str, Verb]]:
+    """Every verb that a part of this checkout has registered."""
     project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
     for name, value in project["entry-points"]["zos.verbs"].items():
         declared = Entry(name, value).load()
         assert Entry(name, value).summary() == declared.summary
-        verbs = {name: declared} if isinstance(declared, Verb) else declared.verbs
-        for verb in verbs.values():
-            assert verb.examples
-            assert not verb.summary.endswith(".")
-            module, _, function = verb.handler.partition(":")
-            assert callable(getattr(import_module(module), function)), verb.handler
+        if isinstance(declared, Verb):
+            yield name, declared
+        else:
+            yield from ((f"{name} {each}", verb) for each, verb in declared.verbs.items())
+
+
+def test_every_declared_verb_is_complete() -> None:
+    """Summaries without a full stop, examples of this very verb, handlers that exist."""
+    for name, verb in declared_verbs():
+        assert verb.examples, name
+        assert not verb.summary.endswith("."), name
+        for line, what in verb.examples:
+            typed = line.replace('"$(command -v zos)"', "zos")
+            assert f"zos {name} " in f"{typed} ", f"{name}: {line}"
+            assert what, f"{name}: {line}"
+        module, _, function = verb.handler.partition(":")
+        assert callable(getattr(import_module(module), function)), verb.handler
+
+
+def test_every_argument_says_what_it_is() -> None:
+    """Help, what its value is, and what holds without it."""
+    for name, verb in declared_verbs():
+        for one in verb.arguments:
+            where = f"zos {name} {one.names[0]}"
+            help_ = str(one.options.get("help", ""))
+            assert len(help_) > 5, where
+            if one.takes_value and one.is_option:
+                assert "metavar" in one.options or "choices" in one.options, where
+            default = one.options.get("default")
+            if default not in (None, [], False):
+                assert "default" in help_, f"{where}: the help does not say that the default is {default}"
+            if one.options.get("metavar") == "S":
+                assert "second" in help_, f"{where}: of which unit?"
+            if one.options.get("action") == "append":
+                assert "repeated" in help_, where
 
 
 def test_arguments_know_themselves() -> None:

@@ -191,7 +191,7 @@ class Client:
         reason = connect_reason(error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
         return Unreachable(
             f"{self._address}: {reason}",
-            hint="is the instance up? `zos up` starts it" if local else None,
+            hint="no node answers there: `zos up` starts one; of another instance, say --instance" if local else None,
             absent=number in (errno.ENOENT, errno.ECONNREFUSED),
         )
 

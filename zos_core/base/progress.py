@@ -119,7 +119,9 @@ class _LineTask:
 
     def end(self) -> None:
         passed_s = self._clock_s() - self._began_s
-        print(f"{self._label}: {self._amount(self._done)} in {passed_s:.1f} s", file=self._stream, flush=True)
+        # Of what was never counted there is no amount: "reading the tree: 0" would be no truth.
+        amount = f"{self._amount(self._done)} in " if self._done or self._unit == "bytes" else ""
+        print(f"{self._label}: {amount}{passed_s:.1f} s", file=self._stream, flush=True)
 
     def _state(self) -> str:
         if not self._total:

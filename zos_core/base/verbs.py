@@ -291,7 +291,8 @@ def run(argv: list[str], entries: Sequence[Entry]) -> int:
     try:
         found = _find(argv, {entry.name: entry for entry in entries})
         if isinstance(found, str):
-            print(found.rstrip())
+            if found:  # no candidates are no line
+                print(found.rstrip())
             return 0
         verb, name, rest = found
         if _json_is_a_file(verb):
@@ -443,7 +444,9 @@ def _top_help(entries: Mapping[str, Entry]) -> str:
         "usage: zos VERB ...\n\n"
         "zos turns a machine into a stateless cloud node: containers from images that are fetched while they run.\n"
         f"\nverbs:\n{_table(rows)}\n\n"
+        "to begin:\n  zos doctor; zos flist build DIR --name web; zos up; zos run --rm web -- CMD\n\n"
         "`zos VERB --help` explains a verb and shows examples. Every verb has --json and --quiet.\n"
+        "docs/tutorial.md takes ten minutes; docs/errors.md explains errors and exit statuses.\n"
     )
 
 
@@ -496,15 +499,38 @@ _zos() {
 compdef _zos zos
 """,
     "fish": """\
-complete -c zos -a '(zos __complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)'
+function __zos_complete
+    set -l found (zos __complete (commandline -opc)[2..] (commandline -ct) 2>/dev/null)
+    if test (count $found) -gt 0
+        printf '%s\\n' $found
+    else
+        __fish_complete_path (commandline -ct)
+    end
+end
+complete -c zos -f -a '(__zos_complete)'
 """,
 }
+
+
+_COMPLETION_HELP = """\
+usage: zos completion {bash|zsh|fish}
+
+Print a script that makes the Tab key complete verbs, options, their values, containers and publishers.
+
+examples:
+  eval "$(zos completion bash)"
+      in this shell; as a line of ~/.bashrc in every one
+  eval "$(zos completion zsh)"
+      as a line of ~/.zshrc, after compinit
+  zos completion fish | source
+      as a line of ~/.config/fish/config.fish
+"""
 
 
 def _completion(words: list[str]) -> str:
     if len(words) != 1 or words[0] not in _SCRIPTS:
         if words and words[0] in ("-h", "--help"):
-            return 'usage: zos completion {bash|zsh|fish}\n\nexample:\n  eval "$(zos completion bash)"\n'
+            return _COMPLETION_HELP
         raise UsageError("which shell?", hint=f"one of {', '.join(SHELLS)}: zos completion bash")
     return _SCRIPTS[words[0]]
 

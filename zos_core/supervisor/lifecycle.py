@@ -499,7 +499,7 @@ class Lifecycle:
                 ) from error
             if error.step == "chdir":
                 raise DirectoryUnusable(
-                    f"the working directory {bytes(body.cwd)!r} cannot be entered: {error}",
+                    f"the working directory {os.fsdecode(body.cwd)!r} cannot be entered: {error}",
                     hint="it must be a directory in the image: --workdir DIR",
                     name=name,
                 ) from error
