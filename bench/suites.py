@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.suite import Suite
 
-__all__ = ["CALLS", "CONTAINERS", "ERASURE", "FLIST", "HASH", "MACHINE", "MERKLE", "SIGN"]
+__all__ = ["CALLS", "CONTAINERS", "ERASURE", "FLIST", "HASH", "MACHINE", "MERKLE", "PIPELINE", "SIGN"]
 
 ERASURE = Suite(
     summary="Reed-Solomon encode and reconstruct, hot and in DRAM",
@@ -15,9 +15,13 @@ ERASURE = Suite(
     ),
 )
 HASH = Suite(
-    summary="BLAKE3 in batches and the chunk pipeline",
+    summary="BLAKE3 in batches",
     modules=("bench.bench_hash",),
     peers=("blake3", "hashlib"),
+)
+PIPELINE = Suite(
+    summary="Chunks in one pass: BLAKE3, zstd, AEAD, Reed-Solomon, shard digests; and back",
+    modules=("bench.bench_pipeline",),
 )
 SIGN = Suite(
     summary="Ed25519 verification: single, batch, coalesced",
