@@ -24,11 +24,11 @@ PIPELINE = Suite(
     modules=("bench.bench_pipeline",),
 )
 SIGN = Suite(
-    summary="Ed25519 verification: single, batch, coalesced",
-    modules=("bench.bench_sign",),
+    summary="Ed25519 verification: single, batch, coalesced; agreement with other verifiers",
+    modules=("bench.bench_sign", "bench.bench_agreement"),
     peers=("curve25519-voi", "libsodium", "openssl"),
 )
-MERKLE = Suite(summary="RFC 6962 trees: roots and proofs", modules=("bench.bench_merkle",), peers=("hashlib",))
+MERKLE = Suite(summary="RFC 6962 trees: leaves, nodes, proofs", modules=("bench.bench_merkle",))
 CALLS = Suite(summary="What one call into Cython, PyO3 and cffi costs", modules=("bench.bench_calls",))
 MACHINE = Suite(
     summary="What this machine can do at most: copy, read, XOR, fresh memory",
