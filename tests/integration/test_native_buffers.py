@@ -258,7 +258,7 @@ def test_buffers_a_forked_child_can_call() -> None:
         worker.join()
 
 
-@pytest.mark.parametrize("facade", ["hashing", "merkle", "pipeline", "sign"])
+@pytest.mark.parametrize("facade", ["fetch", "hashing", "merkle", "pack", "pipeline", "sign"])
 def test_buffers_another_interpreter_gets_a_refusal(facade: str, tmp_path: Path) -> None:
     """An ImportError that says so, and no crash: the compiled module belongs to the main interpreter."""
     name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"

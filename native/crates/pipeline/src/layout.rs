@@ -30,7 +30,7 @@ impl Header {
         let mut bytes = [0; HEADER_BYTES];
         bytes[0] = VERSION;
         bytes[1] =
-            u8::from(self.compressed) * FLAG_ZSTD | Cipher::number(self.cipher) << CIPHER_SHIFT;
+            (u8::from(self.compressed) * FLAG_ZSTD) | (Cipher::number(self.cipher) << CIPHER_SHIFT);
         bytes[4..8].copy_from_slice(&(self.plain as u32).to_le_bytes());
         bytes[8..12].copy_from_slice(&(self.body as u32).to_le_bytes());
         bytes

@@ -206,7 +206,7 @@ impl Pipeline {
         wrong: &mut Vec<Wrong>,
     ) -> Result<(), Error> {
         let fits = (1..=self.slot_bytes() / self.shards()).contains(&chunk.bytes);
-        if !fits || (self.code.is_some() && chunk.bytes % SHARD_ALIGN != 0) {
+        if !fits || (self.code.is_some() && !chunk.bytes.is_multiple_of(SHARD_ALIGN)) {
             return Err(chunk.malformed("its length is out of the limits"));
         }
         // Taken out, so that it and the contexts can be borrowed apart; a panic costs the buffer alone.
