@@ -14,8 +14,8 @@ Chunk c of the data lies in slot c: `shards` shards of `lengths[c]` (u32) bytes,
 them as views. Buffers are C-contiguous and of any kind, nothing is copied but where the data must change on its way,
 and in steady state a call of one thread takes no memory. The GIL is released from 20 us of work on, Ctrl-C is heard
 within about 20 ms or a chunk, whichever is longer; a pipeline may be used by many threads. Nothing may write to the
-buffers of a call meanwhile. After an error outputs are of no worth; an opened chunk that is not right is zeroed. Arguments that do not fit are `InputInvalid`; shapes and
-indexes of shards have the errors of `native.erasure_errors`.
+buffers of a call meanwhile. After an error outputs are of no worth; an opened chunk that is not right is zeroed.
+Arguments that do not fit are `InputInvalid`; shapes and indexes of shards have the errors of `native.erasure_errors`.
 """
 
 from __future__ import annotations
