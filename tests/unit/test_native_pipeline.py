@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 import resource
 from array import array
@@ -17,6 +18,7 @@ from native import erasure
 from native.errors import InputInvalid
 from native.pipeline import ChunkMalformed, DigestWrong, SealBroken, stripe
 from native.reference import pipeline as reference
+from tests.erasure_kit import guarded
 
 KEY = bytes(range(32))
 CHUNK = 1000
@@ -416,6 +418,39 @@ def test_pipeline_first_error_of_many_threads() -> None:
     with pytest.raises(SealBroken) as caught:
         opened(line, sealed, len(data), shard_digests=None, threads=4)
     assert caught.value.context == {"index": 11}
+
+
+def test_pipeline_works_in_the_buffers_of_a_pool() -> None:
+    line, data = rust.Pipeline(chunk_bytes=CHUNK, **ALL), TEXT[:2500]
+    with (
+        erasure.BufferPool(shards=1, shard_bytes=3 * line.slot_bytes) as slots_pool,
+        erasure.BufferPool(shards=1, shard_bytes=len(data)) as plain_pool,
+        slots_pool.stripe() as slots,
+        plain_pool.stripe() as plain,
+    ):
+        lengths = array("I", [0] * 3)
+        assert line.seal_into(data, slots.shards[0], lengths) == 3
+        assert line.open_into(slots.shards[0], lengths, plain.shards[0], have=[1, 2, 4, 5]) == []
+        assert plain.shards[0] == data
+
+
+@pytest.mark.parametrize("at_end", [True, False])
+@pytest.mark.parametrize("stages", STAGES.values(), ids=STAGES)
+def test_pipeline_touches_nothing_beside_its_buffers(stages: dict[str, Any], at_end: bool) -> None:
+    """Every buffer touches a page without rights: one byte too far ends the process."""
+    line = rust.Pipeline(chunk_bytes=CHUNK, **stages)
+    for length in (1, 63, 64, 65, 999, 1000, 2999):
+        count = -(-length // CHUNK)
+        sizes = [length, count * line.slot_bytes, count * 4, count * 32, count * 32 * line.shards, length]
+        with contextlib.ExitStack() as stack:
+            data, slots, lengths, digests, shard_digests, out = (
+                stack.enter_context(guarded(size, at_end=at_end)) for size in sizes
+            )
+            data[:] = TEXT[:length]
+            line.seal_into(data, slots, lengths, digests=digests, shard_digests=shard_digests)
+            have = None if line.shards == 1 else list(range(1, line.shards))
+            line.open_into(slots, lengths, out, have=have, digests=digests, shard_digests=shard_digests)
+            assert out == data
 
 
 def test_pipeline_steady_state_has_no_page_faults() -> None:
