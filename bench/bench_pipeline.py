@@ -1,12 +1,10 @@
 """Chunks of 64 KiB in one pass, beside what its stages cost by themselves: nothing may be lost between them (G6).
 
-The data are a program and its library's sources, as images are full of; 1 MiB of them, so that a sample is a few
-milliseconds.
+The data are compiled code and sources, as images are full of; 1 MiB of them, so that a sample is a few milliseconds.
 """
 
 from __future__ import annotations
 
-import sys
 import sysconfig
 from array import array
 from functools import partial
@@ -14,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+import native._rust
 from bench.duel import Duel, each, throughput
 from native import erasure, hashing, pipeline
-from native._rust import pipeline_zstd
 
 CHUNK, COUNT = 65_536, 16
 BYTES = CHUNK * COUNT
@@ -31,12 +29,13 @@ def whole() -> pipeline.Pipeline:
 
 @pytest.fixture(scope="module")
 def data() -> bytearray:
-    """Half of it the interpreter, half its library's sources."""
-    binary = Path(sys.executable).resolve().read_bytes()
+    """Half of it our compiled library, half the sources of Python's."""
+    binary = Path(native._rust.__file__).read_bytes()
     library = Path(sysconfig.get_path("stdlib"))
     text = b"".join(path.read_bytes() for path in sorted(library.glob("*.py")))
     half = BYTES // 2
-    return bytearray((binary * (half // len(binary) + 1))[:half] + (text * (half // len(text) + 1))[:half])
+    assert min(len(binary), len(text)) >= half
+    return bytearray(binary[-half:] + text[:half])
 
 
 class Room:
@@ -71,7 +70,7 @@ def bench_zstd1(duel: Duel, data: bytearray) -> None:
 
     def separate() -> None:
         hashing.hash_many_into(data, ends, digests)
-        pipeline_zstd(data, frame, CHUNK, 1)
+        native._rust.pipeline_zstd(data, frame, CHUNK, 1)
 
     baseline = "BLAKE3 and zstd -1, separate"
     duel(
@@ -82,11 +81,11 @@ def bench_zstd1(duel: Duel, data: bytearray) -> None:
             "zos, one pass": partial(room.seal, data, digests=True),
             baseline: separate,
             "BLAKE3 alone": partial(hashing.hash_many_into, data, ends, digests),
-            "zstd -1 alone": partial(pipeline_zstd, data, frame, CHUNK, 1),
+            "zstd -1 alone": partial(native._rust.pipeline_zstd, data, frame, CHUNK, 1),
         },
         against=[baseline],
         faults=True,
-        notes=[f"frames have {pipeline_zstd(data, frame, CHUNK, 1) / BYTES:.2f} of the data"],
+        notes=[f"frames have {native._rust.pipeline_zstd(data, frame, CHUNK, 1) / BYTES:.2f} of the data"],
     )
 
 
@@ -95,7 +94,7 @@ def bench_whole(duel: Duel, data: bytearray) -> None:
     room = Room(whole(), COUNT)
     room.seal(data, digests=True, shard_digests=True)
     frame, ends, digests = bytearray(2 * CHUNK), array("Q", range(0, BYTES + 1, CHUNK)), bytearray(32 * COUNT)
-    body = pipeline_zstd(data, frame, CHUNK, 1) // COUNT
+    body = native._rust.pipeline_zstd(data, frame, CHUNK, 1) // COUNT
     bodies = bytes(data[: body * COUNT])
     cipher = Room(pipeline.Pipeline(chunk_bytes=body, cipher="aes-256-gcm", key=KEY), COUNT)
     shard_bytes = sum(room.lengths) // COUNT // 64 * 64
@@ -111,7 +110,7 @@ def bench_whole(duel: Duel, data: bytearray) -> None:
                 code.encode_into(*halves)
 
         hash_chunks = partial(hashing.hash_many_into, data, ends, digests)
-        compress = partial(pipeline_zstd, data, frame, CHUNK, 1)
+        compress = partial(native._rust.pipeline_zstd, data, frame, CHUNK, 1)
         encrypt = partial(cipher.seal, bodies)
         hash_shards = partial(hashing.hash_many_into, shards, shard_ends, shard_digests)
 

@@ -1,6 +1,6 @@
 //! There and back by several threads, and what a caller in Rust can do wrong.
 
-use crate::{Cipher, Digest, Error, Open, Pipeline, Seal, Settings, Worker};
+use crate::{guard, Cipher, Digest, Error, Open, Pipeline, Seal, Settings, Worker};
 
 pub const KEY: [u8; 32] = [7; 32];
 pub const CHUNK: usize = 20_000;
@@ -152,4 +152,15 @@ fn nobody_works_without_workers() {
     let sealed = seal(&line, &data(10), 1);
     let opened = open(&line, &mut [], &sealed, 10, &[true; 6]);
     assert_eq!(opened, Ok((vec![0xee; 10], 0)));
+}
+
+#[test]
+fn a_panic_becomes_an_error() {
+    let nothing: [u8; 0] = [];
+    let at = std::hint::black_box(3);
+    let caught = guard(|| Ok(nothing[at]));
+    let panicked = matches!(&caught, Err(Error::Erasure(erasure::Error::Panicked(text))) if text.contains("out of bounds"));
+    assert!(panicked, "{caught:?}");
+    assert_eq!(guard(|| Ok(7)), Ok(7));
+    assert_eq!(guard::<()>(|| Err(Error::NoMemory)), Err(Error::NoMemory));
 }
