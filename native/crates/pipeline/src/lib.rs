@@ -39,7 +39,7 @@ use cipher::Keys;
 pub const DIGEST_BYTES: usize = 32;
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
-/// Most bytes of a chunk (PIPELINE-CHUNK-1): it stays in the cache of a core, and a call can be interrupted between two.
+/// Most bytes of a chunk (PIPELINE-CHUNK-1): it stays in a core's cache, and a call can be interrupted between two.
 pub const CHUNK_BYTES_MAX: usize = 1 << 20;
 /// Highest level of zstd that is given.
 pub const LEVEL_MAX: i32 = 19;

@@ -22,7 +22,7 @@ fn split<T>(some: Option<&mut [T]>, at: usize) -> (Option<&mut [T]>, Option<&mut
 }
 
 impl<'a> Seal<'a> {
-    /// Chunks of `data` into as many slots and lengths; digests of chunks, and of each slot's shards, if they are wanted.
+    /// Chunks of `data` into as many slots and lengths; digests of chunks and of all shards, if they are wanted.
     ///
     /// # Errors
     ///

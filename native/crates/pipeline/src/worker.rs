@@ -27,7 +27,7 @@ pub struct Worker {
 type Lost = (usize, usize, Path, Vec<usize>);
 
 impl Worker {
-    /// The repair of the data shards that are not among the `right` ones. The last one is kept here and not in the code,
+    /// The repair of the data shards that are not among the `right` ones. The last one is kept here, not in the code,
     /// whose lock a fork of the process could find closed for ever: its holder does not hold the interpreter.
     pub fn repair(
         &mut self,
