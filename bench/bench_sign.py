@@ -1,90 +1,122 @@
-"""Ed25519 verification: us for each signature, beside libsodium and OpenSSL (goal G7; the Go peer has its own part)."""
+"""Ed25519 verification by ZIP-215, us for each signature, beside libsodium, OpenSSL, and the Go of CometBFT (G7, G8).
+
+Peers read records of key, signature and message. libsodium and OpenSSL know no batches: in the groups of batches they
+verify one by one, which is what their users do.
+"""
 
 from __future__ import annotations
 
-import importlib
-import time
 from array import array
-from collections.abc import Callable
-from typing import Any
+from functools import partial
 
-from nacl.signing import SigningKey, VerifyKey
-from pytest_benchmark.fixture import BenchmarkFixture
+import pytest
+from nacl.signing import SigningKey
 
-from bench.options import Options
-from bench.recorder import Recorder
-from bench.rounds import in_rounds
+from bench.duel import Duel, Rival, Work, each
 from native import sign
 
 KEYS, HEADERS, MESSAGE_BYTES = 100, 10, 120
 """A validator set, headers that it signed, and about what a vote has."""
 SINGLES = 20
-SODIUM, OPENSSL = "libsodium, single", "OpenSSL, single"
-SINGLE, CACHED, COALESCED = "single", "single, key known", "100 keys x 10 messages, keys known"
-BATCHES = (4, 16, 64, 100)
+BATCHES = (4, 16, 64, 100, 128)
+OURS, CACHED = "zos", "zos, keys cached"
+EXPANDED = "curve25519-voi, keys expanded"
 
 
-def bench_sign(benchmark: BenchmarkFixture, recorder: Recorder, options: Options) -> None:
-    """All in one process, in turns; libsodium and OpenSSL know no batches."""
-    signing = [SigningKey(number.to_bytes(32, "little")) for number in range(KEYS)]
-    messages = [number.to_bytes(MESSAGE_BYTES, "little") for number in range(KEYS * HEADERS)]
-    signatures = [signing[at % KEYS].sign(message).signature for at, message in enumerate(messages)]
-    public = [bytes(key.verify_key) for key in signing]
-    known, sodium = sign.Keys(b"".join(public)), [VerifyKey(key) for key in public]
+class Votes:
+    """So many signed messages, by the validators in turn, as our calls and as the peers take them."""
 
-    def batch(count: int) -> Callable[[], object]:
-        signers, ends = (
-            array("I", [at % KEYS for at in range(count)]),
-            array("Q", range(0, MESSAGE_BYTES * count + 1, MESSAGE_BYTES)),
-        )
-        flat, text = b"".join(signatures[:count]), b"".join(messages[:count])
-        return lambda: known.verify_many(signers, flat, text, ends)
+    def __init__(self, count: int) -> None:
+        signing = [SigningKey(number.to_bytes(32, "little")) for number in range(KEYS)]
+        public = [bytes(key.verify_key) for key in signing]
+        self.count = count
+        self.known = sign.Keys(b"".join(public))
+        self.messages = [number.to_bytes(MESSAGE_BYTES, "little") for number in range(count)]
+        self.signatures = [signing[at % KEYS].sign(message).signature for at, message in enumerate(self.messages)]
+        self.keys = [public[at % KEYS] for at in range(count)]
+        self.signers = array("I", [at % KEYS for at in range(count)])
+        self.ends = array("Q", range(0, MESSAGE_BYTES * count + 1, MESSAGE_BYTES))
+        self.text, self.flat = b"".join(self.messages), b"".join(self.signatures)
+        self.all_keys = b"".join(self.keys)
 
-    def one_by_one(verify: Callable[[int], object]) -> Callable[[], object]:
-        def work() -> None:
-            for at in range(SINGLES):
-                verify(at)
+    def records(self) -> bytes:
+        """The peers' input (BENCH-PEER-4)."""
+        parts = zip(self.keys, self.signatures, self.messages, strict=True)
+        return b"".join(key + signature + message for key, signature, message in parts)
 
-        return work
-
-    calls: dict[str, tuple[Callable[[], object], int]] = {
-        SODIUM: (one_by_one(lambda at: sodium[at].verify(messages[at], signatures[at])), SINGLES),
-        SINGLE: (one_by_one(lambda at: sign.verify(public[at], messages[at], signatures[at])), SINGLES),
-        CACHED: (one_by_one(lambda at: known.verify(at, messages[at], signatures[at])), SINGLES),
-        **{f"batch of {count}, keys known": (batch(count), count) for count in BATCHES},
-        COALESCED: (batch(KEYS * HEADERS), KEYS * HEADERS),
-    }
-    openssl = _openssl()
-    if openssl is not None:
-        loaded = [openssl.from_public_bytes(key) for key in public]
-        calls[OPENSSL] = (one_by_one(lambda at: loaded[at].verify(signatures[at], messages[at])), SINGLES)
-    rows = [(name, "us") for name in (SODIUM, OPENSSL, *(name for name in calls if name not in (SODIUM, OPENSSL)))]
-    notes = [f"ZIP-215 by the {sign.backend()} back end, one thread, messages of {MESSAGE_BYTES} bytes"]
-    title = "Ed25519: verification of one signature"
-    with recorder.group(
-        "sign.verify", title, rows, baselines=(SODIUM, OPENSSL), direction="speed", notes=notes
-    ) as group:
-        if openssl is None:
-            group.missing(OPENSSL, "missing: the package cryptography is not installed")
-
-        def turn(name: str) -> None:
-            call, count = calls[name]
-            begin_ns = time.perf_counter_ns()
-            call()
-            group.add(name, (time.perf_counter_ns() - begin_ns) / 1e3 / count)
-
-        def others() -> None:
-            for name in calls:
-                if name != COALESCED:
-                    turn(name)
-
-        in_rounds(benchmark, lambda: turn(COALESCED), others=others, rounds=options.starts)
+    def work(self, name: str, *, cached: bool = False, count: int | None = None) -> Work:
+        """What a peer is asked for."""
+        return Work(name, {"count": count or self.count, "message_bytes": MESSAGE_BYTES, "cached": int(cached)})
 
 
-def _openssl() -> Any:
-    """The class of OpenSSL's keys, where the package is installed: no dependency of zos."""
-    try:
-        module = importlib.import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
-    except ModuleNotFoundError:
-        return None
-    return module.Ed25519PublicKey
+def _note() -> str:
+    return f"ZIP-215 by the {sign.backend()} back end, one thread, messages of {MESSAGE_BYTES} bytes"
+
+
+def bench_single(duel: Duel) -> None:
+    """One signature, one call."""
+    votes = Votes(SINGLES)
+    calls = list(zip(votes.keys, votes.messages, votes.signatures, strict=True))
+    known = list(zip(votes.signers, votes.messages, votes.signatures, strict=True))
+
+    def single() -> None:
+        for key, message, signature in calls:
+            sign.verify(key, message, signature)
+
+    def cached() -> None:
+        for signer, message, signature in known:
+            votes.known.verify(signer, message, signature)
+
+    duel(
+        "sign.single",
+        "Ed25519: one signature by itself",
+        each(SINGLES),
+        ours={OURS: single, CACHED: cached},
+        rivals=[
+            *(Rival(peer, votes.work("sign.single")) for peer in ("curve25519-voi", "libsodium", "openssl")),
+            Rival("curve25519-voi", votes.work("sign.single", cached=True), title=EXPANDED),
+        ],
+        input_=votes.records(),
+        notes=[_note()],
+    )
+
+
+@pytest.mark.parametrize("count", BATCHES)
+def bench_batch(duel: Duel, count: int) -> None:
+    """So many signatures, of as many validators as there are, in one call."""
+    votes = Votes(count)
+    singles = min(count, SINGLES)
+    duel(
+        f"sign.batch{count}",
+        f"Ed25519: {count} signatures in one call",
+        each(count),
+        ours={
+            CACHED: partial(votes.known.verify_many, votes.signers, votes.flat, votes.text, votes.ends),
+            OURS: partial(sign.verify_many, votes.all_keys, votes.flat, votes.text, votes.ends),
+        },
+        rivals=[
+            Rival("curve25519-voi", votes.work("sign.batch")),
+            Rival("curve25519-voi", votes.work("sign.batch", cached=True), title=EXPANDED),
+            Rival("libsodium", votes.work("sign.single", count=singles), scale=each(singles)),
+        ],
+        input_=votes.records(),
+        notes=[_note()],
+    )
+
+
+def bench_coalesced(duel: Duel) -> None:
+    """The votes of a validator set for many headers at once: terms of one key are added up."""
+    votes = Votes(KEYS * HEADERS)
+    duel(
+        "sign.coalesced",
+        f"Ed25519: {KEYS} keys x {HEADERS} messages in one call",
+        each(votes.count),
+        ours={CACHED: partial(votes.known.verify_many, votes.signers, votes.flat, votes.text, votes.ends)},
+        rivals=[
+            Rival("curve25519-voi", votes.work("sign.batch")),
+            Rival("curve25519-voi", votes.work("sign.batch", cached=True), title=EXPANDED),
+            Rival("libsodium", votes.work("sign.single", count=SINGLES), scale=each(SINGLES)),
+        ],
+        input_=votes.records(),
+        notes=[_note()],
+    )

@@ -27,7 +27,8 @@ INTRODUCTION = (
 )
 HEADINGS = {
     "erasure": "Erasure coding",
-    "hash": "Hashing and the chunk pipeline",
+    "hash": "Hashing",
+    "pipeline": "Chunks in one pass",
     "sign": "Signatures",
     "merkle": "Merkle trees",
     "calls": "Calls into native code",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.suite import Suite
 
-__all__ = ["CALLS", "CONTAINERS", "ERASURE", "FLIST", "HASH", "MACHINE", "MERKLE", "SIGN"]
+__all__ = ["CALLS", "CONTAINERS", "ERASURE", "FLIST", "HASH", "MACHINE", "MERKLE", "PIPELINE", "SIGN"]
 
 ERASURE = Suite(
     summary="Reed-Solomon encode and reconstruct, hot and in DRAM",
@@ -15,16 +15,20 @@ ERASURE = Suite(
     ),
 )
 HASH = Suite(
-    summary="BLAKE3 in batches and the chunk pipeline",
+    summary="BLAKE3 in batches",
     modules=("bench.bench_hash",),
     peers=("blake3", "hashlib"),
 )
+PIPELINE = Suite(
+    summary="Chunks in one pass: BLAKE3, zstd, AEAD, Reed-Solomon, shard digests; and back",
+    modules=("bench.bench_pipeline",),
+)
 SIGN = Suite(
-    summary="Ed25519 verification: single, batch, coalesced",
-    modules=("bench.bench_sign",),
+    summary="Ed25519 verification: single, batch, coalesced; agreement with other verifiers",
+    modules=("bench.bench_sign", "bench.bench_agreement"),
     peers=("curve25519-voi", "libsodium", "openssl"),
 )
-MERKLE = Suite(summary="RFC 6962 trees: roots and proofs", modules=("bench.bench_merkle",), peers=("hashlib",))
+MERKLE = Suite(summary="RFC 6962 trees: leaves, nodes, proofs", modules=("bench.bench_merkle",))
 CALLS = Suite(summary="What one call into Cython, PyO3 and cffi costs", modules=("bench.bench_calls",))
 MACHINE = Suite(
     summary="What this machine can do at most: copy, read, XOR, fresh memory",

@@ -22,7 +22,7 @@ from typing import Any
 
 from native.errors import ZosError
 
-__all__ = ["HERE", "ROOT", "IMAGE", "Failed", "Workspace", "file_system"]
+__all__ = ["HERE", "ROOT", "IMAGE", "Failed", "Workspace", "file_system", "finished"]
 
 ROOT = Path(__file__).resolve().parents[1]
 HERE = Path(__file__).resolve().parent
@@ -107,25 +107,9 @@ class Workspace:
         Raises:
             Failed: its status is not 0, or it took too long.
         """
-        with subprocess.Popen(
-            argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=self.environment,
-            process_group=0,  # of its own, so that Ctrl-C reaches us alone; we end it
-        ) as process:
-            try:
-                out, error_text = process.communicate(timeout=timeout_s)
-            except subprocess.TimeoutExpired as error:
-                _end_group(process)
-                raise Failed(f"{' '.join(argv[:3])} did not end within {timeout_s:.0f} s") from error
-            except BaseException:
-                _end_group(process)
-                raise
-        if process.returncode != 0:
-            raise Failed(f"{' '.join(argv[:3])} ended with {process.returncode}: {error_text.strip()[-500:]}")
+        status, out, error_text = finished(argv, environment=self.environment, timeout_s=timeout_s)
+        if status != 0:
+            raise Failed(f"{' '.join(argv[:3])} ended with {status}: {error_text.strip()[-500:]}")
         return out
 
     def on_close(self, closer: Callable[[], None]) -> None:
@@ -269,6 +253,32 @@ class Workspace:
         """One file system only: whatever should still be mounted in there is not emptied."""
         if self.directory.exists():
             subprocess.run(["rm", "-rf", "--one-file-system", str(self.directory)], check=True)
+
+
+def finished(argv: list[str], *, environment: Mapping[str, str], timeout_s: float) -> tuple[int, str, str]:
+    """Run any program to its end; its status, standard output and standard error.
+
+    Raises:
+        Failed: it took too long, and was ended.
+    """
+    with subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        process_group=0,  # of its own, so that Ctrl-C reaches us alone; we end it
+    ) as process:
+        try:
+            out, error_text = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            _end_group(process)
+            raise Failed(f"{' '.join(argv[:3])} did not end within {timeout_s:.0f} s") from error
+        except BaseException:
+            _end_group(process)
+            raise
+    return process.returncode, out, error_text
 
 
 def _end_group(process: subprocess.Popen[str]) -> None:

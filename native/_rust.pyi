@@ -10,6 +10,7 @@ __all__ = [
     "ImageReader",
     "Keys",
     "Packer",
+    "Pipeline",
     "erasure_choose_path",
     "erasure_paths",
     "erasure_roofline",
@@ -26,6 +27,7 @@ __all__ = [
     "merkle_verify_consistency",
     "merkle_verify_inclusion",
     "merkle_verify_inclusions",
+    "pipeline_zstd",
     "require_main_interpreter",
     "sign_backend",
     "sign_check_key",
@@ -170,6 +172,81 @@ class Packer:
     def add(self, root: bytes, paths: bytes, files: bytes, parts: bytes, units: bytes) -> bytes: ...
     def finish(self) -> tuple[bytes, bytes, int]: ...
 
+@final
+class Pipeline:
+    """What is done to each chunk of `chunk_bytes` (1 to 2^20) bytes. A stage that is None is left out.
+
+    Args:
+        level: zstd's, 1 to 19. A chunk whose beginning cannot be compressed is not (PIPELINE-ZSTD-2).
+        cipher: `aes-256-gcm` or `chacha20-poly1305`, together with `key`: 32 random bytes.
+        k: data shards, together with `m` parity shards, in the limits of an `ErasureCode`.
+    """
+
+    def __new__(
+        cls,
+        *,
+        chunk_bytes: SupportsIndex,
+        level: SupportsIndex | None = None,
+        cipher: str | None = None,
+        key: Buffer | None = None,
+        k: SupportsIndex | None = None,
+        m: SupportsIndex | None = None,
+    ) -> Pipeline: ...
+    @property
+    def chunk_bytes(self) -> int: ...
+    @property
+    def slot_bytes(self) -> int:
+        """Bytes of the slot of a chunk: all its shards at their longest."""
+
+    @property
+    def shards(self) -> int:
+        """Shards of a slot: k + m, or 1."""
+
+    def seal_into(
+        self,
+        data: Buffer,
+        slots: Buffer,
+        lengths: Buffer,
+        *,
+        digests: Buffer | None = None,
+        shard_digests: Buffer | None = None,
+        threads: SupportsIndex = 1,
+    ) -> int:
+        """Seal the n chunks of `data` into n slots, and tell n.
+
+        Args:
+            slots: n * slot_bytes. What lies behind the shards of a slot is whatever was left there.
+            lengths: n of u32, little-endian: bytes of each shard of a slot.
+            digests: 32 * n bytes, for BLAKE3 of each plain chunk.
+            shard_digests: 32 * n * shards, for BLAKE3 of each shard.
+            threads: 1 to 64.
+        """
+
+    def open_into(
+        self,
+        slots: Buffer,
+        lengths: Buffer,
+        out: Buffer,
+        *,
+        have: Iterable[SupportsIndex] | None = None,
+        digests: Buffer | None = None,
+        shard_digests: Buffer | None = None,
+        threads: SupportsIndex = 1,
+    ) -> list[tuple[int, int]]:
+        """Open n slots into `out`, whose length is that of the data, and tell which shards lied: (chunk, index).
+
+        Args:
+            slots: as they were sealed, each shard in its place; nothing is read of shards that are not there.
+            have: indexes of the shards that are there; None for all.
+            digests: of the plain chunks, to be verified.
+            shard_digests: of the shards: one that is not what its digest says is done without. Of each chunk the
+                shards of lowest index are looked at until k are right.
+
+        Raises:
+            TooFewShards: fewer than k shards of a chunk are there and right.
+            ChunkMalformed, SealBroken, DigestWrong: see `native.pipeline_errors`; `index` says which chunk.
+        """
+
 def merkle_hash_leaves(data: Buffer, offsets: Buffer) -> bytes: ...
 def merkle_node_count(size: int) -> int: ...
 def merkle_extend(nodes: Buffer, size: int, leaves: Buffer) -> bytes: ...
@@ -222,5 +299,6 @@ def hash_many_into(
     context: str | None = None,
     threads: int = 1,
 ) -> None: ...
+def pipeline_zstd(data: Buffer, out: Buffer, chunk_bytes: int, level: int) -> int: ...
 def require_main_interpreter() -> None:
     """ImportError in any other interpreter."""

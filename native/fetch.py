@@ -9,6 +9,7 @@ no twin in plain Python: this is input and output, not a kernel.
 
 from __future__ import annotations
 
+import native._main_only  # noqa: F401  # refuses other interpreters
 from native._rust import ImageReader, fetch_object
 from native.errors import ZosError
 

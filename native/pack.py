@@ -12,11 +12,13 @@ same for one unit and for ten thousand:
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING or os.environ.get("ZOS_NATIVE", "rust") != "reference":
+from native._choice import REFERENCE
+
+if TYPE_CHECKING or not REFERENCE:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native._rust import Packer
 else:
     from native.reference.pack import Packer

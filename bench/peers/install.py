@@ -113,7 +113,7 @@ def _installed(spec: PeerSpec, cache: Cache) -> Installed:
 
 def _argv(spec: PeerSpec, cache: Cache) -> list[str]:
     if spec.kind == "python":
-        return [str(cache.root / "python/bin/python"), "-I", str(PROGRAMS / "python_peer.py"), spec.program]
+        return [str(cache.root / "python/bin/python"), "-I", str(cache.root / "python/python_peer.py"), spec.program]
     return [str(cache.root / "bin" / spec.program)]
 
 
@@ -141,7 +141,9 @@ def _commands(spec: PeerSpec, cache: Cache) -> list[_Command]:
         python = str(cache.root / "python/bin/python")
         pip = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *spec.packages]
         fresh = [] if os.access(python, os.X_OK) else [_Command(make, {})]
-        return [*fresh, *([_Command(pip, {})] if spec.packages else [])]
+        # The program beside its packages, as the others are: a checkout that goes away takes no peer with it.
+        copy = ["cp", "-f", str(PROGRAMS / "python_peer.py"), str(cache.root / "python/python_peer.py")]
+        return [*fresh, *([_Command(pip, {})] if spec.packages else []), _Command(copy, {})]
     return []
 
 

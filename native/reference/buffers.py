@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
+
+from cffi import FFI
 
 from native.errors import InputInvalid
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["COUNT_MAX", "count_of", "item", "items", "numbers", "parts", "view"]
+__all__ = ["COUNT_MAX", "addresses", "count_of", "item", "items", "no_overlap", "numbers", "parts", "view"]
 
-COUNT_MAX = (1 << 64) - 1
+COUNT_MAX: Final = (1 << 64) - 1
+_FFI: Final = FFI()
 
 
 def view(buffer: Buffer, name: str) -> memoryview:
@@ -64,6 +68,25 @@ def parts(data: Buffer, offsets: Buffer) -> list[memoryview]:
     if any(begin > end for begin, end in pairwise(ends)):
         raise InputInvalid("offsets fall")
     return [whole[begin:end] for begin, end in pairwise(ends)]
+
+
+def addresses(buffer: memoryview) -> range:
+    """The addresses of a buffer's bytes."""
+    start = int(_FFI.cast("uintptr_t", _FFI.from_buffer(buffer)))
+    return range(start, start + buffer.nbytes)
+
+
+def no_overlap(inputs: Mapping[str, memoryview], outputs: Mapping[str, memoryview]) -> None:
+    """Check that outputs can be written, and that each shares no byte with an input or an output before it."""
+    seen = [(addresses(each), "what is read") for each in inputs.values()]
+    for name, out in outputs.items():
+        if out.readonly:
+            raise InputInvalid(f"{name} cannot be written")
+        mine = addresses(out)
+        for other, what in seen:
+            if mine.start < other.stop and other.start < mine.stop:
+                raise InputInvalid(f"{name} overlaps {what}")
+        seen.append((mine, name))
 
 
 def count_of(number: int) -> int:

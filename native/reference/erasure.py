@@ -10,8 +10,6 @@ import operator
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, SupportsIndex
 
-from cffi import FFI
-
 from native.erasure_errors import (
     BuffersOverlap,
     BufferUnusable,
@@ -24,13 +22,13 @@ from native.erasure_errors import (
     ThreadsInvalid,
     TooFewShards,
 )
+from native.reference.buffers import addresses
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 __all__ = ["Code", "erasure_choose_path", "erasure_paths"]
 
-_FFI: Final = FFI()
 K_MAX, M_MAX, SHARDS_MAX, THREADS_MAX = 128, 32, 255, 64
 POLYNOMIAL: Final = 0x11D
 NAMES: Final = ("gfni512", "gfni256", "avx2", "neon", "scalar")
@@ -162,13 +160,8 @@ def _length(views: Sequence[memoryview]) -> int:
     return first
 
 
-def _place(view: memoryview) -> range:
-    start = int(_FFI.cast("uintptr_t", _FFI.from_buffer(view)))
-    return range(start, start + view.nbytes)
-
-
 def _no_overlap(sources: Sequence[memoryview], targets: Sequence[memoryview]) -> None:
-    inputs, outputs = [_place(view) for view in sources], [_place(view) for view in targets]
+    inputs, outputs = [addresses(view) for view in sources], [addresses(view) for view in targets]
     for row, place in enumerate(outputs):
         for at, other in enumerate(inputs):
             if place.start < other.stop and other.start < place.stop:

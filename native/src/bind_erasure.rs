@@ -19,6 +19,11 @@ const WINDOW_ALIGN: usize = 4096;
 /// What `ZOS_ERASURE_PATH` asked for, given by the facade once.
 static CHOSEN: PyOnceLock<Path> = PyOnceLock::new();
 
+/// The path of codes that name none.
+pub fn chosen(py: Python<'_>) -> Option<Path> {
+    CHOSEN.get(py).copied()
+}
+
 /// Shards as Python gave them, exported until this is dropped: a bytearray cannot change its size meanwhile.
 struct Shards(Vec<PyUntypedBuffer>);
 
@@ -90,7 +95,7 @@ fn target(buffer: &mut PyUntypedBuffer) -> Target<'_> {
 }
 
 /// A number that may be too large or negative for one of ours: such a one is out of every limit.
-fn whole(value: &Bound<'_, PyAny>) -> PyResult<usize> {
+pub fn whole(value: &Bound<'_, PyAny>) -> PyResult<usize> {
     match value.extract::<isize>() {
         Ok(value) => Ok(usize::try_from(value).unwrap_or(usize::MAX)),
         Err(error) if error.is_instance_of::<PyOverflowError>(value.py()) => Ok(usize::MAX),
@@ -98,7 +103,8 @@ fn whole(value: &Bound<'_, PyAny>) -> PyResult<usize> {
     }
 }
 
-fn indexes(items: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
+/// Indexes of shards, not more than a code can have.
+pub fn indexes(items: &Bound<'_, PyAny>) -> PyResult<Vec<usize>> {
     let mut all = Vec::with_capacity(items.len().unwrap_or(0).min(erasure::SHARDS_MAX));
     for item in items.try_iter()? {
         all.push(whole(&item?)?);
@@ -205,7 +211,7 @@ impl ErasureCode {
         streaming: Option<bool>,
     ) -> PyResult<Self> {
         let (k, m) = (whole(k)?, whole(m)?);
-        let chosen = CHOSEN.get(py).copied();
+        let chosen = chosen(py);
         let make = || {
             let known =
                 || Error::Shape(format!("no matrix {matrix:?}; known: cauchy, vandermonde"));

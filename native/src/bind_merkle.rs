@@ -35,6 +35,17 @@ fn flat<'py>(py: Python<'py>, hashes: &[Hash]) -> Bound<'py, PyBytes> {
     PyBytes::new(py, hashes.as_flattened())
 }
 
+/// The hashes that `make` finds in nodes: at most 96, less than releasing the interpreter is worth.
+fn from_nodes<'py, H: AsRef<[Hash]>>(
+    nodes: &Bound<'py, PyAny>,
+    make: impl FnOnce(&[Hash]) -> Result<H, Error>,
+) -> PyResult<Bound<'py, PyBytes>> {
+    let py = nodes.py();
+    let nodes = Input::new(nodes, "nodes")?;
+    let found = make(nodes.items(py, "nodes")?).map_err(|error| raise(py, error, None))?;
+    Ok(flat(py, found.as_ref()))
+}
+
 #[pyfunction]
 #[pyo3(name = "merkle_hash_leaves")]
 fn hash_leaves<'py>(
@@ -102,30 +113,20 @@ fn extend<'py>(
 
 #[pyfunction]
 #[pyo3(name = "merkle_root")]
-fn root<'py>(
-    py: Python<'py>,
-    nodes: &Bound<'py, PyAny>,
-    size: Count,
-) -> PyResult<Bound<'py, PyBytes>> {
-    let nodes = Input::new(nodes, "nodes")?;
-    // At most 48 hashes: less than releasing the interpreter is worth.
-    let root =
-        merkle::root(nodes.items(py, "nodes")?, size.0).map_err(|error| raise(py, error, None))?;
-    Ok(PyBytes::new(py, &root))
+fn root<'py>(nodes: &Bound<'py, PyAny>, size: Count) -> PyResult<Bound<'py, PyBytes>> {
+    from_nodes(nodes, |nodes| {
+        merkle::root(nodes, size.0).map(|root| [root])
+    })
 }
 
 #[pyfunction]
 #[pyo3(name = "merkle_inclusion_proof")]
 fn inclusion_proof<'py>(
-    py: Python<'py>,
     nodes: &Bound<'py, PyAny>,
     size: Count,
     index: Count,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let nodes = Input::new(nodes, "nodes")?;
-    let proof = merkle::inclusion(nodes.items(py, "nodes")?, size.0, index.0)
-        .map_err(|error| raise(py, error, None))?;
-    Ok(flat(py, &proof))
+    from_nodes(nodes, |nodes| merkle::inclusion(nodes, size.0, index.0))
 }
 
 #[pyfunction]
@@ -157,15 +158,13 @@ fn inclusion_proofs<'py>(
 #[pyfunction]
 #[pyo3(name = "merkle_consistency_proof")]
 fn consistency_proof<'py>(
-    py: Python<'py>,
     nodes: &Bound<'py, PyAny>,
     old_size: Count,
     size: Count,
 ) -> PyResult<Bound<'py, PyBytes>> {
-    let nodes = Input::new(nodes, "nodes")?;
-    let proof = merkle::consistency(nodes.items(py, "nodes")?, old_size.0, size.0)
-        .map_err(|error| raise(py, error, None))?;
-    Ok(flat(py, &proof))
+    from_nodes(nodes, |nodes| {
+        merkle::consistency(nodes, old_size.0, size.0)
+    })
 }
 
 #[pyfunction]

@@ -102,6 +102,39 @@ impl Output {
         Ok(Self { buffer })
     }
 
+    /// That no two of these share a byte.
+    pub fn apart(py: Python<'_>, outputs: &[(&str, Option<&Self>)]) -> PyResult<()> {
+        let mut seen: Vec<(&str, usize, usize)> = Vec::with_capacity(outputs.len());
+        for (name, output) in outputs {
+            let Some(buffer) = output.map(|output| &output.buffer) else {
+                continue;
+            };
+            let begin = buffer.buf_ptr() as usize;
+            let end = begin + buffer.len_bytes();
+            if let Some((other, ..)) = seen.iter().find(|(_, b, e)| begin < *e && *b < end) {
+                return Err(input_invalid(py, format!("{name} overlaps {other}")));
+            }
+            seen.push((name, begin, end));
+        }
+        Ok(())
+    }
+
+    /// The bytes as items of `N`; their number must divide the length.
+    pub fn items_mut<const N: usize>(
+        &mut self,
+        py: Python<'_>,
+        name: &str,
+    ) -> PyResult<&mut [[u8; N]]> {
+        let length = self.buffer.len_bytes();
+        match self.bytes_mut().as_chunks_mut() {
+            (items, []) => Ok(items),
+            _ => {
+                let message = format!("{name} has {length} bytes, no multiple of {N}");
+                Err(input_invalid(py, message))
+            }
+        }
+    }
+
     /// The bytes.
     pub fn bytes_mut(&mut self) -> &mut [u8] {
         if self.buffer.len_bytes() == 0 {

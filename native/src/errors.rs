@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use pyo3::exceptions::{PyOSError, PyValueError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::PyDict;
 
@@ -22,6 +22,10 @@ pyo3::import_exception!(native.erasure_errors, ShardEmpty);
 pyo3::import_exception!(native.erasure_errors, ShardIndexInvalid);
 pyo3::import_exception!(native.erasure_errors, ThreadsInvalid);
 pyo3::import_exception!(native.erasure_errors, TooFewShards);
+
+pyo3::import_exception!(native.pipeline_errors, ChunkMalformed);
+pyo3::import_exception!(native.pipeline_errors, DigestWrong);
+pyo3::import_exception!(native.pipeline_errors, SealBroken);
 
 /// Raises a `ZosError` class with a message and its context.
 pub fn zos_error(
@@ -99,6 +103,23 @@ pub fn erasure(py: Python<'_>, error: erasure::Error) -> PyErr {
         Error::Panicked(_) => py.get_type::<KernelPanicked>(),
     };
     zos_error(py, class, error.to_string(), &[])
+}
+
+/// Maps why a chunk was not sealed or opened.
+pub fn pipeline(py: Python<'_>, error: pipeline::Error) -> PyErr {
+    use pipeline::Error;
+    let message = error.to_string();
+    let (class, chunk) = match error {
+        Error::Setting(_) => return input_invalid(py, message),
+        Error::Erasure(error) => return erasure(py, error),
+        Error::NoMemory => return PyMemoryError::new_err(message),
+        Error::NoThread(_) => return PyOSError::new_err((11, message)), // EAGAIN
+        Error::TooFew { chunk, .. } => (py.get_type::<TooFewShards>(), chunk),
+        Error::Malformed { chunk, .. } => (py.get_type::<ChunkMalformed>(), chunk),
+        Error::SealBroken { chunk } => (py.get_type::<SealBroken>(), chunk),
+        Error::DigestWrong { chunk } => (py.get_type::<DigestWrong>(), chunk),
+    };
+    at_index(py, class, message, Some(chunk as u64))
 }
 
 /// A shard that is no buffer, or none that can be used.

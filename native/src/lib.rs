@@ -11,6 +11,7 @@ mod bind_fetch;
 mod bind_hash;
 mod bind_merkle;
 mod bind_pack;
+mod bind_pipeline;
 mod bind_sign;
 mod buffer;
 mod errors;
@@ -27,6 +28,7 @@ const KERNELS: &[Register] = &[
     bind_hash::register,
     bind_merkle::register,
     bind_pack::register,
+    bind_pipeline::register,
     bind_sign::register,
     interpreter::register,
 ];

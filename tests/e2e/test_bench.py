@@ -120,7 +120,7 @@ def test_list_names_groups_needs_and_missing_peers(cache: Path) -> None:
     done = bench("list", "--json")
     assert done.status == 0, done.err
     listed = {line["name"]: line for line in map(json.loads, done.out.splitlines())}
-    assert {"erasure", "hash", "sign", "merkle", "calls", "machine", "flist", "containers"} <= set(listed)
+    assert {"erasure", "hash", "sign", "merkle", "pipeline", "calls", "machine", "flist", "containers"} <= set(listed)
     assert listed["flist"]["root"]
     assert listed["erasure"]["root"] is None
     done = bench("peers", "list", "--json", cache=cache)

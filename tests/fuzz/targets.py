@@ -22,6 +22,7 @@ from flist.manifest import SignedManifest, decode_manifest
 from flist.names import ImageName, NameRecord, parse_record, sign_record
 from flist.places import places_of
 from flist.tree import Inode, Tree
+from native.reference.pipeline import Pipeline
 from tests.erofs_reader import crc32c
 from tests.fuzz.harness import Target
 from zos_core.base.keyring import Key
@@ -100,6 +101,8 @@ def log(data: bytes, *, directory: Path) -> None:
 
 FIELDS = ("method", "authority", "path", "query", "Content-Digest", "Signature-Input", "Signature")
 CREATED_S = 1_790_000_000
+SEALED = Pipeline(chunk_bytes=1000, level=3, cipher="aes-256-gcm", key=bytes(32), k=2, m=1)
+SEALED_PLAIN = b"a text that is sealed, " * 40
 
 
 def signed_requests() -> list[bytes]:
@@ -116,6 +119,20 @@ def signed_request(data: bytes) -> object:
     message = Message(method=method, authority=authority, path=path, query=query, fields=fields)
     parse_input(fields.get("signature-input", ""))
     return verify(message, known=lambda _: True, audiences=[authority], now_s=CREATED_S + 1)
+
+
+def sealed_chunk() -> bytes:
+    """A chunk with all that a chunk can have, in front of it the bytes of a shard."""
+    slot, length = bytearray(SEALED.slot_bytes), bytearray(4)
+    SEALED.seal_into(SEALED_PLAIN, slot, length)
+    return bytes(length + slot)
+
+
+def open_chunk(data: bytes) -> None:
+    """The twin on a slot that somebody else wrote: right or refused, and never something else (PIPELINE-OPEN-4)."""
+    out = bytearray(len(SEALED_PLAIN))
+    SEALED.open_into(data[4:][: SEALED.slot_bytes].ljust(SEALED.slot_bytes, b"\0"), data[:4].ljust(4, b"\0"), out)
+    assert out == SEALED_PLAIN
 
 
 def targets() -> list[Target]:
@@ -144,5 +161,6 @@ def targets() -> list[Target]:
         ),
         Target("request-signature", signed_requests(), signed_request),
         Target("erofs-metadata", [vector("flist/meta.erofs"), tree_image()], metadata, summed),
+        Target("sealed-chunk", [sealed_chunk()], open_chunk),
         Target("log-file", [vector("log/1.log")], partial(log, directory=scratch)),
     ]

@@ -127,6 +127,18 @@ impl Code {
     ///
     /// An index is wrong or there twice, or there are too few shards.
     pub fn repair(&self, indexes: &[usize], lost: &[usize]) -> Result<Repair, Error> {
+        let mut repair = self.plan(indexes, lost)?;
+        let (survivors, lost) = repair.key();
+        repair.tables = self.inverses.get(survivors, lost);
+        Ok(repair)
+    }
+
+    /// As `repair`, but without a look at what was kept: touches no lock, for who keeps repairs by himself.
+    ///
+    /// # Errors
+    ///
+    /// As `repair`.
+    pub fn plan(&self, indexes: &[usize], lost: &[usize]) -> Result<Repair, Error> {
         let mut seen = [false; SHARDS_MAX];
         for &index in indexes.iter().chain(lost) {
             if index >= self.k + self.m {
@@ -152,8 +164,6 @@ impl Code {
             tables: None,
         };
         repair.lost.sort_unstable();
-        let (survivors, lost) = repair.key();
-        repair.tables = self.inverses.get(survivors, lost);
         Ok(repair)
     }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lane::{entry, Lane};
+use super::lane::{entry, moves, Lane};
 
 #[derive(Clone, Copy)]
 struct Ymm(__m256i);
@@ -15,31 +15,14 @@ impl Lane for Ymm {
     type Factor = __m256i;
     type Ready = __m256i;
 
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm256_setzero_si256() })
-    }
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm256_loadu_si256(at.cast()) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, at: *mut u8) {
-        // SAFETY: see above.
-        unsafe { _mm256_storeu_si256(at.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn stream(self, at: *mut u8) {
-        // SAFETY: see above; the pointer is aligned.
-        unsafe { _mm256_stream_si256(at.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fence() {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { _mm_sfence() }
-    }
+    moves!(
+        _mm256_setzero_si256,
+        _mm256_loadu_si256,
+        _mm256_storeu_si256,
+        _mm256_stream_si256,
+        _mm256_xor_si256
+    );
+
     #[inline(always)]
     unsafe fn ready(self) -> Self::Ready {
         self.0
@@ -53,16 +36,6 @@ impl Lane for Ymm {
     unsafe fn product(ready: Self::Ready, factor: Self::Factor) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm256_gf2p8affine_epi64_epi8::<0>(ready, factor) })
-    }
-    #[inline(always)]
-    unsafe fn xor(self, other: Self) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm256_xor_si256(self.0, other.0) })
-    }
-    #[inline(always)]
-    unsafe fn xor3(self, b: Self, c: Self) -> Self {
-        // SAFETY: see above.
-        unsafe { self.xor(b).xor(c) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::lane::{entry, Lane};
+use super::lane::{entry, moves, Lane};
 
 #[derive(Clone, Copy)]
 pub(super) struct Zmm(__m512i);
@@ -15,31 +15,14 @@ impl Lane for Zmm {
     type Factor = __m512i;
     type Ready = __m512i;
 
-    #[inline(always)]
-    unsafe fn zero() -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm512_setzero_si512() })
-    }
-    #[inline(always)]
-    unsafe fn load(at: *const u8) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm512_loadu_si512(at.cast()) })
-    }
-    #[inline(always)]
-    unsafe fn store(self, at: *mut u8) {
-        // SAFETY: see above.
-        unsafe { _mm512_storeu_si512(at.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn stream(self, at: *mut u8) {
-        // SAFETY: see above; the pointer is aligned.
-        unsafe { _mm512_stream_si512(at.cast(), self.0) }
-    }
-    #[inline(always)]
-    unsafe fn fence() {
-        // SAFETY: SSE is part of x86-64.
-        unsafe { _mm_sfence() }
-    }
+    moves!(
+        _mm512_setzero_si512,
+        _mm512_loadu_si512,
+        _mm512_storeu_si512,
+        _mm512_stream_si512,
+        _mm512_xor_si512
+    );
+
     #[inline(always)]
     unsafe fn ready(self) -> Self::Ready {
         self.0
@@ -53,11 +36,6 @@ impl Lane for Zmm {
     unsafe fn product(ready: Self::Ready, factor: Self::Factor) -> Self {
         // SAFETY: see above.
         Self(unsafe { _mm512_gf2p8affine_epi64_epi8::<0>(ready, factor) })
-    }
-    #[inline(always)]
-    unsafe fn xor(self, other: Self) -> Self {
-        // SAFETY: see above.
-        Self(unsafe { _mm512_xor_si512(self.0, other.0) })
     }
     #[inline(always)]
     unsafe fn xor3(self, b: Self, c: Self) -> Self {

@@ -34,7 +34,11 @@ pub(super) trait Lane: Copy {
     unsafe fn factor(at: *const u8) -> Self::Factor;
     unsafe fn product(ready: Self::Ready, factor: Self::Factor) -> Self;
     unsafe fn xor(self, other: Self) -> Self;
-    unsafe fn xor3(self, b: Self, c: Self) -> Self;
+    #[inline(always)]
+    unsafe fn xor3(self, b: Self, c: Self) -> Self {
+        // SAFETY: the caller's promise is that of both.
+        unsafe { self.xor(b).xor(c) }
+    }
 }
 
 /// Bytes on the stack for a part of a lane.
@@ -200,6 +204,45 @@ pub(super) unsafe fn run<L: Lane, const M: usize, const V: usize>(job: &Job<'_>)
         }
     }
 }
+
+/// What the lanes of x86 have in common: all that is not a multiplication, by the instructions of their registers.
+#[cfg(target_arch = "x86_64")]
+macro_rules! moves {
+    ($zero:ident, $load:ident, $store:ident, $stream:ident, $xor:ident) => {
+        #[inline(always)]
+        unsafe fn zero() -> Self {
+            // SAFETY: the `Lane` contract: the instructions are there.
+            Self(unsafe { $zero() })
+        }
+        #[inline(always)]
+        unsafe fn load(at: *const u8) -> Self {
+            // SAFETY: as above, and the pointer is good for a lane.
+            Self(unsafe { $load(at.cast()) })
+        }
+        #[inline(always)]
+        unsafe fn store(self, at: *mut u8) {
+            // SAFETY: as above.
+            unsafe { $store(at.cast(), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn stream(self, at: *mut u8) {
+            // SAFETY: as above; the pointer is aligned.
+            unsafe { $stream(at.cast(), self.0) }
+        }
+        #[inline(always)]
+        unsafe fn fence() {
+            // SAFETY: SSE is part of x86-64.
+            unsafe { std::arch::x86_64::_mm_sfence() }
+        }
+        #[inline(always)]
+        unsafe fn xor(self, other: Self) -> Self {
+            // SAFETY: as above.
+            Self(unsafe { $xor(self.0, other.0) })
+        }
+    };
+}
+#[cfg(target_arch = "x86_64")]
+pub(super) use moves;
 
 /// Defines a path's entry `run`: for each number of targets, how many lanes of each are in work at a time.
 macro_rules! entry {

@@ -48,10 +48,6 @@ impl Lane for Model {
     unsafe fn xor(self, other: Self) -> Self {
         Self(std::array::from_fn(|at| self.0[at] ^ other.0[at]))
     }
-    unsafe fn xor3(self, b: Self, c: Self) -> Self {
-        // SAFETY: see above.
-        unsafe { self.xor(b).xor(c) }
-    }
 }
 
 entry!(Model, , 1 x 4, 2 x 4, 3 x 4, 4 x 4, 5 x 3, 6 x 3);

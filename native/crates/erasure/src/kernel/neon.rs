@@ -63,11 +63,6 @@ impl Lane for Q {
         // SAFETY: see above.
         Self(unsafe { veorq_u8(self.0, other.0) })
     }
-    #[inline(always)]
-    unsafe fn xor3(self, b: Self, c: Self) -> Self {
-        // SAFETY: see above.
-        unsafe { self.xor(b).xor(c) }
-    }
 }
 
 // 32 registers: rows x lanes of sums, two for each lane that is ready, two of a factor.

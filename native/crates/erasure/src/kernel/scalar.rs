@@ -52,11 +52,6 @@ impl Lane for Word {
     unsafe fn xor(self, other: Self) -> Self {
         Self((u64::from_ne_bytes(self.0) ^ u64::from_ne_bytes(other.0)).to_ne_bytes())
     }
-    #[inline(always)]
-    unsafe fn xor3(self, b: Self, c: Self) -> Self {
-        // SAFETY: see above.
-        unsafe { self.xor(b).xor(c) }
-    }
 }
 
 entry!(Word, , 1 x 1, 2 x 1, 3 x 1, 4 x 1, 5 x 1, 6 x 1);
