@@ -115,7 +115,12 @@ impl Server {
 
     fn watch(&self, epoll: BorrowedFd<'_>, flags: EventFlags) {
         // Only a descriptor that is not watched could be refused.
-        let _ = epoll::modify(epoll, &self.door, EventData::new_u64(self.listener_data), flags);
+        let _ = epoll::modify(
+            epoll,
+            &self.door,
+            EventData::new_u64(self.listener_data),
+            flags,
+        );
     }
 
     /// When [`Server::wake`] has something to do.

@@ -13,7 +13,8 @@ pub mod scarce;
 
 pub use channel::{Channel, Received, DESCRIPTORS_MAX, INLINE_MAX, MAP_MAX};
 pub use codec::{
-    body, decode, encode, error, event, head, reply, request, Empty, Head, HEADER_LEN, REFUSED, VERSION,
+    body, decode, encode, error, event, head, reply, request, Empty, Head, HEADER_LEN, REFUSED,
+    VERSION,
 };
 pub use error::{Error, WireError};
 pub use hold::HoldClient;

@@ -43,7 +43,10 @@ fn process() -> String {
 impl WireError {
     /// `frame.too-many-clients`: names this process and how many it takes.
     pub fn too_many_clients(max: usize) -> WireError {
-        let message = format!("{} has {max} clients already, no more are let in", process());
+        let message = format!(
+            "{} has {max} clients already, no more are let in",
+            process()
+        );
         WireError::new("frame.too-many-clients", message).with_hint("ask again when some have gone")
     }
 

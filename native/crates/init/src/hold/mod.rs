@@ -847,7 +847,9 @@ impl Hold {
         for _ in 0..TURN_MAX {
             match self.listener.accept() {
                 Ok(Some(channel)) => self.welcome(channel),
-                Ok(None) => self.log.say("no descriptor for a client, one was turned away"),
+                Ok(None) => self
+                    .log
+                    .say("no descriptor for a client, one was turned away"),
                 Err(error) => {
                     match error.kind() {
                         io::ErrorKind::WouldBlock => {}

@@ -36,9 +36,7 @@ impl Hold {
         received: Received,
     ) -> Result<Outgoing, WireError> {
         if received.is_short {
-            return Err(WireError::no_descriptors(&format!(
-                "take what {op} brings"
-            )));
+            return Err(WireError::no_descriptors(&format!("take what {op} brings")));
         }
         let Received { map, fds, .. } = received;
         let arguments = Arguments { map: &map, fds };

@@ -85,7 +85,12 @@ impl Observer for Reporter {
         };
         linux::complain!(
             "image {}: unit {:?} at {}: {} ({}) {}",
-            self.image, event.unit, event.address, event.message, event.source, event.code
+            self.image,
+            event.unit,
+            event.address,
+            event.message,
+            event.source,
+            event.code
         );
         self.events.send("unit_error", &event);
     }
@@ -108,7 +113,10 @@ impl Observer for Reporter {
         };
         linux::complain!(
             "image {}: source {}: {} {}",
-            self.image, event.source, event.message, event.code
+            self.image,
+            event.source,
+            event.message,
+            event.code
         );
         self.events.send("source_error", &event);
     }

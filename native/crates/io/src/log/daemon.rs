@@ -244,7 +244,8 @@ impl Daemon {
         if let Some(taken) = recovered.map_err(Failure::of("recover"))? {
             linux::complain!(
                 "zos-io log: finished a take of {}: {taken} of {} bytes had been read",
-                take.name, take.length
+                take.name,
+                take.length
             );
         }
         Ok(())
