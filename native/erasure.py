@@ -19,24 +19,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from native import _choice
+from native import _choice, erasure_errors
 from native.buffer_pool import BufferPool, Stripe
-from native.erasure_errors import (
-    BuffersOverlap,
-    BufferUnusable,
-    ErasureError,
-    KernelPanicked,
-    LengthMismatch,
-    PathUnavailable,
-    PoolExhausted,
-    ShapeInvalid,
-    ShardCountWrong,
-    ShardEmpty,
-    ShardIndexInvalid,
-    StreamTruncated,
-    ThreadsInvalid,
-    TooFewShards,
-)
+from native.erasure_errors import *  # noqa: F403  # all of them, and named in one place
 from native.erasure_stream import SHARD_BYTES, decode_stream, encode_stream, repair_stream, stream_bytes
 
 if TYPE_CHECKING or not _choice.REFERENCE:
@@ -55,27 +40,14 @@ __all__ = [
     "SHARD_BYTES",
     "THREADS_MAX",
     "BufferPool",
-    "BufferUnusable",
-    "BuffersOverlap",
     "Code",
-    "ErasureError",
-    "KernelPanicked",
-    "LengthMismatch",
-    "PathUnavailable",
-    "PoolExhausted",
-    "ShapeInvalid",
-    "ShardCountWrong",
-    "ShardEmpty",
-    "ShardIndexInvalid",
-    "StreamTruncated",
     "Stripe",
-    "ThreadsInvalid",
-    "TooFewShards",
     "decode_stream",
     "encode_stream",
     "repair_stream",
     "stream_bytes",
 ]
+__all__ += erasure_errors.__all__
 
 K_MAX: Final = 128
 M_MAX: Final = 32
