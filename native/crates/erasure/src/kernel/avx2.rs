@@ -57,4 +57,4 @@ impl Lane for Ymm {
 }
 
 // 16 registers: rows x lanes of sums, two for each lane that is ready, two of a factor.
-entry!(Ymm, #[target_feature(enable = "avx2")], 1 x 4, 2 x 2, 3 x 2, 4 x 2, 5 x 1, 6 x 1);
+entry!(Ymm, #[target_feature(enable = "avx2")], 1 x 4, 2 x 3, 3 x 2, 4 x 2, 5 x 1, 6 x 1);
