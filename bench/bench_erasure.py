@@ -102,9 +102,10 @@ def bench_reconstruct(duel: Duel, losses: int) -> None:
         assert digest_of(*out) == wanted
 
 
-def bench_overhead(duel: Duel) -> None:
+@pytest.mark.parametrize("name", ["16+4.64KiB", "4+2.64KiB"])
+def bench_overhead(duel: Duel, name: str) -> None:
     """What the way through Python costs: a call that does next to nothing, beside one on the shards of the goals."""
-    k, m, shard_bytes = SHAPES["16+4.64KiB"]
+    k, m, shard_bytes = SHAPES[name]
     whole, empty = "call on 64 KiB shards", "call on 64-byte shards"
     with (
         erasure.BufferPool(shards=k + m, shard_bytes=shard_bytes) as pool,
@@ -116,8 +117,8 @@ def bench_overhead(duel: Duel) -> None:
         small = [shard[:64] for shard in stripe.shards]
         few, none = small[:k], small[k:]
         duel(
-            "erasure.overhead",
-            "Reed-Solomon 16+4, time of a call",
+            f"erasure.overhead.{name}",
+            f"Reed-Solomon {k}+{m}, time of a call",
             each(),
             ours={whole: partial(code.encode_into, data, parity), empty: partial(code.encode_into, few, none)},
             against=[whole],
