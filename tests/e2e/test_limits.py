@@ -231,7 +231,9 @@ def test_no_room_for_an_image(store: Path, tmp_path: Path) -> None:
     state.rmdir()
 
 
-def test_no_room_for_keys_and_trust(store: Path, tmp_path: Path) -> None:
+def test_no_room_for_keys_and_trust(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SUDO_UID", "SUDO_GID", "SUDO_USER"):  # or its keys and settings were those of who called sudo
+        monkeypatch.delenv(name, raising=False)
     with small_disk(tmp_path / "config", "64k") as disk:
         env = {"XDG_CONFIG_HOME": str(disk.directory), "HOME": str(disk.directory)}
         shown = zos("key", "show", "--json", env=env)
