@@ -1,6 +1,6 @@
 # One command each; every one does its own set-up. What they do is in .ci/, as scripts that run by hand as well.
 .NOTPARALLEL:
-.PHONY: help setup demo tutorial test check bench guest soak fuzz fresh dev clean
+.PHONY: help setup demo tutorial test check bench guest soak arm fuzz fresh dev clean
 PYTHON := .venv/bin/python
 
 help:
@@ -37,6 +37,10 @@ guest: setup
 #: make soak     the whole kill matrix and 1,000 runs, an hour (ARGS='--seed N')
 soak: setup
 	@.ci/soak $(ARGS)
+
+#: make arm      the erasure code's tests for AArch64, NEON among them, below qemu-user (three minutes)
+arm: setup
+	@.ci/arm
 
 #: make fuzz     every parser of bytes from outside, 30 s each (ZOS_FUZZ_S, ZOS_FUZZ_SEED)
 fuzz: setup
