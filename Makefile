@@ -38,7 +38,7 @@ guest: setup
 soak: setup
 	@.ci/soak $(ARGS)
 
-#: make arm      the erasure code's tests for AArch64, NEON among them, below qemu-user (three minutes)
+#: make arm      the erasure code's tests for AArch64, NEON among them, below qemu-user
 arm: setup
 	@.ci/arm
 
