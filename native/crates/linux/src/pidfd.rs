@@ -42,6 +42,15 @@ const _: () = assert!(size_of::<Info>() == 64);
 /// How a process ended that somebody else reaps. `None`: it has not been reaped yet. An error where the kernel cannot
 /// say: ENOTTY before 6.13, ESRCH (it has been reaped) before 6.15.
 pub fn exit_status(pidfd: impl AsFd) -> io::Result<Option<Status>> {
+    match ask_exit_status(&pidfd) {
+        // The kernel looks for the status first and for the process then; it may have been reaped in between, and
+        // its status is there now (6.15).
+        Err(error) if error.raw_os_error() == Some(libc::ESRCH) => ask_exit_status(&pidfd),
+        answer => answer,
+    }
+}
+
+fn ask_exit_status(pidfd: impl AsFd) -> io::Result<Option<Status>> {
     let mut info = Info {
         mask: PIDFD_INFO_EXIT,
         ..Info::default()
@@ -58,4 +67,42 @@ pub fn exit_status(pidfd: impl AsFd) -> io::Result<Option<Status>> {
         0 => Status::Exited((info.exit_code >> 8) & 0xff),
         signal => Status::Signaled(signal),
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use rustix::process::{pidfd_open, Pid, PidfdFlags};
+
+    use super::*;
+
+    #[test]
+    fn the_status_is_there_however_the_reaping_falls() {
+        for round in 0..400 {
+            let mut child = Command::new("/bin/sh")
+                .args(["-c", "exit 7"])
+                .stdin(Stdio::null())
+                .spawn()
+                .unwrap();
+            let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
+            let pidfd = pidfd_open(pid, PidfdFlags::empty()).unwrap();
+            let reaper = std::thread::spawn(move || child.wait().unwrap());
+            let answer = loop {
+                match exit_status(&pidfd) {
+                    Ok(None) => {}
+                    other => break other,
+                }
+            };
+            assert_eq!(reaper.join().unwrap().code(), Some(7));
+            match answer {
+                Ok(status) => assert_eq!(status, Some(Status::Exited(7))),
+                // Before 6.15, where the next question gets no answer either.
+                Err(error) => {
+                    assert!(exit_status(&pidfd).is_err(), "round {round}: {error}");
+                    return;
+                }
+            }
+        }
+    }
 }
