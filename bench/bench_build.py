@@ -47,7 +47,7 @@ def bench_build(benchmark: BenchmarkFixture, workspace: Workspace, recorder: Rec
             _fresh(scratch)
 
         def ours() -> None:
-            _timed(group, OURS, megabytes, lambda: workspace.build(scratch / "store"))
+            _timed(group, OURS, megabytes, lambda: workspace.build(scratch / "store", name="measured"))
 
         in_rounds(benchmark, ours, others=others, rounds=options.builds, group=group)
         shutil.rmtree(scratch)

@@ -139,6 +139,10 @@ def bench_mount(
     title, act = _works(workspace)[work]
     present = [name for name in PROVIDERS if name in mounts.paths]
     if not present:
+        # A group of its own would have nothing but reasons; one that is silent would look as if nobody had asked.
+        for name, why in mounts.missing.items():
+            if f"{name}: {why}" not in recorder.skipped:
+                recorder.skip(f"{name}: {why}")
         pytest.skip("no provider works here")
     with recorder.group(
         f"mount.{heat}.{work}",

@@ -176,9 +176,12 @@ class Workspace:
             self._store = store
         return self._store
 
-    def build(self, store: Path) -> Mapping[str, Any]:
-        """Build the image into `store`; what the command said of it."""
-        out = self.zos("flist", "build", str(self.tree()), "--name", IMAGE, "--store", str(store), "--json")
+    def build(self, store: Path, *, name: str = IMAGE) -> Mapping[str, Any]:
+        """Build the image into `store`; what the command said of it.
+
+        Every build of a name is a later revision, in whatever store, and an earlier one is not taken any more.
+        """
+        out = self.zos("flist", "build", str(self.tree()), "--name", name, "--store", str(store), "--json")
         report: Mapping[str, Any] = json.loads(out.splitlines()[-1])
         return report
 
