@@ -81,11 +81,20 @@ def bench_single(duel: Duel) -> None:
     )
 
 
+def _rivals(votes: Votes) -> list[Rival]:
+    """Who verifies many at once, and libsodium, which does them one by one: some of them, at most."""
+    singles = min(votes.count, SINGLES)
+    return [
+        Rival("curve25519-voi", votes.work("sign.batch")),
+        Rival("curve25519-voi", votes.work("sign.batch", cached=True), title=EXPANDED),
+        Rival("libsodium", votes.work("sign.single", count=singles), scale=each(singles)),
+    ]
+
+
 @pytest.mark.parametrize("count", BATCHES)
 def bench_batch(duel: Duel, count: int) -> None:
     """So many signatures, of as many validators as there are, in one call."""
     votes = Votes(count)
-    singles = min(count, SINGLES)
     duel(
         f"sign.batch{count}",
         f"Ed25519: {count} signatures in one call",
@@ -94,11 +103,7 @@ def bench_batch(duel: Duel, count: int) -> None:
             CACHED: partial(votes.known.verify_many, votes.signers, votes.flat, votes.text, votes.ends),
             OURS: partial(sign.verify_many, votes.all_keys, votes.flat, votes.text, votes.ends),
         },
-        rivals=[
-            Rival("curve25519-voi", votes.work("sign.batch")),
-            Rival("curve25519-voi", votes.work("sign.batch", cached=True), title=EXPANDED),
-            Rival("libsodium", votes.work("sign.single", count=singles), scale=each(singles)),
-        ],
+        rivals=_rivals(votes),
         input_=votes.records(),
         notes=[_note()],
     )
@@ -112,11 +117,7 @@ def bench_coalesced(duel: Duel) -> None:
         f"Ed25519: {KEYS} keys x {HEADERS} messages in one call",
         each(votes.count),
         ours={CACHED: partial(votes.known.verify_many, votes.signers, votes.flat, votes.text, votes.ends)},
-        rivals=[
-            Rival("curve25519-voi", votes.work("sign.batch")),
-            Rival("curve25519-voi", votes.work("sign.batch", cached=True), title=EXPANDED),
-            Rival("libsodium", votes.work("sign.single", count=SINGLES), scale=each(SINGLES)),
-        ],
+        rivals=_rivals(votes),
         input_=votes.records(),
         notes=[_note()],
     )

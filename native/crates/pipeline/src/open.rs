@@ -5,7 +5,7 @@ use erasure::{Code, Source, Target};
 use crate::cipher::{Keys, SALT_BYTES, TAG_BYTES};
 use crate::error::Error;
 use crate::layout::{Header, HEADER_BYTES};
-use crate::seal::check;
+use crate::seal::{check, check_digests};
 use crate::worker::Worker;
 use crate::{Digest, Pipeline, SHARD_ALIGN};
 
@@ -59,13 +59,7 @@ impl<'a> Open<'a> {
             );
             return Err(Error::Setting(text));
         }
-        if let Some(digests) = digests {
-            check("digests", digests.len() * 32, Some(count * 32))?;
-        }
-        if let Some(digests) = shard_digests {
-            let need = count.checked_mul(pipeline.shards() * 32);
-            check("shard_digests", digests.len() * 32, need)?;
-        }
+        check_digests(pipeline, count, (digests, shard_digests))?;
         Ok(Self {
             first: 0,
             slots,

@@ -42,13 +42,11 @@ impl<'a> Seal<'a> {
             count.checked_mul(pipeline.slot_bytes()),
         )?;
         check("lengths", lengths.len() * 4, Some(count * 4))?;
-        if let Some(digests) = &digests {
-            check("digests", digests.len() * 32, Some(count * 32))?;
-        }
-        if let Some(digests) = &shard_digests {
-            let need = count.checked_mul(pipeline.shards() * 32);
-            check("shard_digests", digests.len() * 32, need)?;
-        }
+        check_digests(
+            pipeline,
+            count,
+            (digests.as_deref(), shard_digests.as_deref()),
+        )?;
         Ok(Self {
             data,
             slots,
@@ -104,6 +102,22 @@ pub(crate) fn check(name: &str, have: usize, need: Option<usize>) -> Result<(), 
     Err(Error::Setting(format!(
         "{name} has {have} bytes instead of {need}"
     )))
+}
+
+/// That there is one digest for each chunk, and one for each shard, where they are given.
+pub(crate) fn check_digests(
+    pipeline: &Pipeline,
+    count: usize,
+    (digests, shard_digests): (Option<&[Digest]>, Option<&[Digest]>),
+) -> Result<(), Error> {
+    if let Some(digests) = digests {
+        check("digests", digests.len() * 32, Some(count * 32))?;
+    }
+    if let Some(digests) = shard_digests {
+        let need = count.checked_mul(pipeline.shards() * 32);
+        check("shard_digests", digests.len() * 32, need)?;
+    }
+    Ok(())
 }
 
 impl Pipeline {
