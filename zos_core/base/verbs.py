@@ -252,14 +252,17 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
             if not task.cancelling():  # once: what is cleaned up now is not disturbed
                 task.cancel()
 
-        with signals_to(end):
-            return await main
+        try:
+            with signals_to(end):
+                return await main
+        finally:  # the work is done: leaving the loop is not to be broken off in its middle
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             try:
                 return runner.run(guarded())
-            finally:  # the work is done: closing the loop is not to be broken off in its middle
+            finally:  # nor is closing it, also where the coroutine never began
                 signal.signal(signal.SIGINT, signal.SIG_IGN)
     except asyncio.CancelledError as error:
         if heard == signal.SIGTERM:
@@ -268,6 +271,7 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
             raise KeyboardInterrupt from error
         raise
     finally:
+        main.close()  # a signal may have come before it began
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
