@@ -1,4 +1,7 @@
-"""A store behind a URL: a hub, or any web server that has the same paths and serves ranges."""
+"""A store behind a URL: a hub, or any web server that has the same paths and serves ranges.
+
+aiohttp is imported by the first store that is opened: it takes longer to import than most commands take in all.
+"""
 
 from __future__ import annotations
 
@@ -7,14 +10,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
-
-import aiohttp
-from yarl import URL
+from typing import TYPE_CHECKING, Self
 
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreReadOnly, StoreUnavailable
 from flist.store.paths import check_path, size_max
-from zos_core.base.client import connect_reason
+
+if TYPE_CHECKING:
+    import aiohttp
 
 __all__ = ["HttpStore"]
 
@@ -74,6 +76,8 @@ class HttpStore:
         await self.put(path, b"")
 
     async def __aenter__(self) -> Self:
+        import aiohttp
+
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=CONNECTIONS_MAX),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S, sock_read=SILENCE_TIMEOUT_S),
@@ -94,6 +98,11 @@ class HttpStore:
         if self._session is None:
             raise RuntimeError("HttpStore is used outside of its `async with`")
         check_path(path)
+        import aiohttp
+        from yarl import URL
+
+        from zos_core.base.remote_http import connect_reason
+
         url = URL(f"{self._url}/{path}", encoded=True)
         request = self._session.request(method, url, max_redirects=REDIRECTS_MAX)
         try:

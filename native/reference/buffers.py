@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from cffi import FFI
+from _cffi_backend import FFI  # cffi itself brings a parser of C, which takes long to import
 
 from native.errors import InputInvalid
 

@@ -30,6 +30,22 @@ def test_help_lists_verbs_without_importing_them(capfd: Capture) -> None:
     assert done.stdout.endswith("[]\n")
 
 
+@pytest.mark.parametrize(
+    "argv", [["ps"], ["run", "--store", "/nonexistent", "image", "--", "true"], ["logs", "name"], ["stop", "name"]]
+)
+def test_what_a_node_is_asked_needs_no_large_library(argv: list[str]) -> None:
+    """Each takes longer to import than all the rest of such a command."""
+    code = (
+        "import sys; from zos_core.base.verbs import installed_entries, run;"
+        f"status = run([{argv[0]!r}, '--instance', 'no-such-node', *{argv[1:]!r}], installed_entries());"
+        "print(status, [name for name in ('aiohttp', 'yarl', 'pycparser', 'rich.progress') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "no node answers there" in done.stderr
+    status, _, found = done.stdout.strip().partition(" ")
+    assert (int(status) != 0, found) == (True, "[]")
+
+
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])
 def test_top_help(argv: list[str], capfd: Capture) -> None:
     assert run(argv, ENTRIES) == 0

@@ -1,37 +1,60 @@
-"""The client of a table of endpoints, over a unix socket or HTTP. One `Client` keeps its connections."""
+"""The client of a table of endpoints, over a unix socket (`local_http`) or to a URL (`remote_http`)."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import errno
-import io
 import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Self, TypeVar
-
-import aiohttp
-from yarl import URL
+from typing import Any, Protocol, Self, TypeVar
+from urllib.parse import urlencode
 
 from zos_core.base.document import Document, decode_json, encode_json
 from zos_core.base.endpoint import Endpoint, Problem, Query, RemoteProblem, query_to_text
 from zos_core.base.errors import DocumentInvalid, Forbidden, RequestTimeout, Unreachable
-from zos_core.base.frame import socket_address
+from zos_core.base.local_http import LocalTransport
 from zos_core.base.request_signature import NONCE_BYTES, Message, Signer
 
-__all__ = ["Client", "connect_reason"]
+__all__ = ["Client"]
 
 CALL_TIMEOUT_S = 60.0
-CONNECT_TIMEOUT_S = 5.0
 RESPONSE_BYTES_MAX = 64 << 20  # a list of everything that a node can run is far below
-CHUNK_BYTES = 65_536
 NO_PARAMETERS: Mapping[str, str] = MappingProxyType({})
 
 R = TypeVar("R")
+
+
+class _Response(Protocol):
+    """An answer whose head has come; `read` gives its body piece by piece, and an empty piece at the end."""
+
+    @property
+    def status(self) -> int: ...
+    async def read(self) -> bytes: ...
+
+
+class _Transport(Protocol):
+    """Where requests go; both of its kinds raise OSError and TimeoutError, and nothing else.
+
+    Attributes:
+        authority: as the Host field and signatures have it.
+        prefix: what comes before the path of each endpoint.
+    """
+
+    authority: str
+    prefix: str
+
+    async def __aenter__(self) -> Self: ...
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None, /
+    ) -> None: ...
+    def request(
+        self, method: str, target: str, headers: Mapping[str, str], body: bytes | None
+    ) -> contextlib.AbstractAsyncContextManager[_Response]: ...
 
 
 class Client:
@@ -50,35 +73,23 @@ class Client:
         self._address = address
         self._signer = signer
         self._clock_ns = clock_ns
-        self._stack = contextlib.AsyncExitStack()
-        self._session: aiohttp.ClientSession | None = None
+        self._transport: _Transport | None = None
 
     async def __aenter__(self) -> Self:
-        async with contextlib.AsyncExitStack() as stack:
-            if isinstance(self._address, Path):
-                try:
-                    path = stack.enter_context(socket_address(self._address))
-                except OSError as error:
-                    raise self._unreachable(error) from error
-                connector: aiohttp.BaseConnector = aiohttp.UnixConnector(path)
-                self._base = "http://zos"
-            else:
-                connector = aiohttp.TCPConnector()
-                self._base = self._address.rstrip("/")
-            self._session = await stack.enter_async_context(
-                aiohttp.ClientSession(
-                    connector=connector,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_TIMEOUT_S),
-                    auto_decompress=False,
-                )
-            )
-            self._stack = stack.pop_all()
+        if isinstance(self._address, Path):
+            self._transport = LocalTransport(self._address)
+        else:
+            from zos_core.base.remote_http import RemoteTransport  # aiohttp, for who needs it
+
+            self._transport = RemoteTransport(self._address)
+        await self._transport.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._stack.aclose()
+        if self._transport is not None:
+            await self._transport.__aexit__(kind, error, trace)
 
     async def call(
         self,
@@ -125,48 +136,38 @@ class Client:
                 response = await stack.enter_async_context(self._request(endpoint, path, query, body))
             yield self._chunks(endpoint, response)
 
-    async def _chunks(self, endpoint: Endpoint[Any], response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+    async def _chunks(self, endpoint: Endpoint[Any], response: _Response) -> AsyncIterator[bytes]:
         async with self._translated(endpoint):
-            while chunk := await response.content.readany():
+            while chunk := await response.read():
                 yield chunk
 
     @contextlib.asynccontextmanager
     async def _request(
         self, endpoint: Endpoint[Any], path: Mapping[str, str], query: Query | None, body: Document | bytes | None
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        if self._session is None:
+    ) -> AsyncIterator[_Response]:
+        transport = self._transport
+        if transport is None:
             raise RuntimeError("Client is used outside of its `async with`")
-        url = URL(self._base + endpoint.fill(path), encoded=True)
-        if query is not None:
-            url = url.update_query(query_to_text(query))
+        location = transport.prefix + endpoint.fill(path)
+        text = urlencode(query_to_text(query)) if query is not None else ""
         headers = {"Accept": "application/json, application/problem+json"}
         data = body if body is None or isinstance(body, bytes) else encode_json(body)
         if data is not None:
             headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if endpoint.signed:
-            headers |= self._signature(endpoint, url, data or b"")
-        async with self._session.request(
-            endpoint.method,
-            url,
-            # A file, because aiohttp sends bytes in one piece and complains of large ones.
-            data=io.BytesIO(data) if data is not None and len(data) > CHUNK_BYTES else data,
-            headers=headers,
-            allow_redirects=False,
-        ) as response:
+            message = Message(
+                method=endpoint.method, authority=transport.authority, path=location, query=text, fields={}
+            )
+            headers |= self._signature(endpoint, message, data or b"")
+        target = f"{location}?{text}" if text else location
+        async with transport.request(endpoint.method, target, headers, data) as response:
             if not 200 <= response.status < 300:
                 raise _problem(await _read(response), response.status)
             yield response
 
-    def _signature(self, endpoint: Endpoint[Any], url: URL, body: bytes) -> dict[str, str]:
+    def _signature(self, endpoint: Endpoint[Any], message: Message, body: bytes) -> dict[str, str]:
         if self._signer is None:
             raise RuntimeError(f"{endpoint} is signed, and this Client has no signer")
-        message = Message(
-            method=endpoint.method,
-            authority=url.host_port_subcomponent or "",
-            path=url.raw_path,
-            query=url.raw_query_string,
-            fields={},
-        )
         now_s = self._clock_ns() // 1_000_000_000
         return self._signer.sign(message, body, now_s=now_s, nonce=secrets.token_bytes(NONCE_BYTES))
 
@@ -174,37 +175,30 @@ class Client:
     async def _translated(self, endpoint: Endpoint[Any]) -> AsyncIterator[None]:
         try:
             yield
-        except TimeoutError as error:  # aiohttp's timeouts derive from it, so it comes first
+        except TimeoutError as error:  # an OSError, so it comes first
             raise RequestTimeout(f"{self._address} did not answer {endpoint} in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except OSError as error:
             raise self._unreachable(error) from error
 
-    def _unreachable(self, error: BaseException) -> Unreachable | Forbidden:
+    def _unreachable(self, error: OSError) -> Unreachable | Forbidden:
         local = isinstance(self._address, Path)
-        cause = error.os_error if isinstance(error, aiohttp.ClientConnectorError) else error
-        number = cause.errno if isinstance(cause, OSError) else None
-        if local and number in (errno.EACCES, errno.EPERM):
+        if local and error.errno in (errno.EACCES, errno.EPERM):
             return Forbidden(
                 f"{self._address} belongs to another user",
                 hint="the user who ran zos up may use it, and root; or start your own with --instance",
             )
-        reason = connect_reason(error) if isinstance(error, aiohttp.ClientConnectorError) else str(error)
+        # In the system's words: the loop's name its internals.
+        reason = os.strerror(error.errno) if error.errno else error.strerror or str(error)
         return Unreachable(
             f"{self._address}: {reason}",
             hint="no node answers there: `zos up` starts one; of another instance, say --instance" if local else None,
-            absent=number in (errno.ENOENT, errno.ECONNREFUSED),
+            absent=error.errno in (errno.ENOENT, errno.ECONNREFUSED),
         )
 
 
-def connect_reason(error: aiohttp.ClientConnectorError) -> str:
-    """Why a connection could not be made, in the system's words: aiohttp's and the loop's name their internals."""
-    cause = error.os_error
-    return os.strerror(cause.errno) if cause.errno else str(cause)
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
+async def _read(response: _Response) -> bytes:
     data = bytearray()
-    while piece := await response.content.readany():
+    while piece := await response.read():
         data += piece
         if len(data) > RESPONSE_BYTES_MAX:
             raise DocumentInvalid(f"an answer is longer than {RESPONSE_BYTES_MAX} bytes")
