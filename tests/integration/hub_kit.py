@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import subprocess
 import threading
 from collections.abc import Callable, Iterator
@@ -118,10 +119,13 @@ class Wire:
             pass
         finally:
             for each in (source, target):
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(OSError):  # the other direction's thread may have been here
                     each.shutdown(socket.SHUT_RDWR)
                 if self.cut.is_set():
-                    each.close()  # with bytes unread that resets the sender, who would else wait for room for ever
+                    # Reset whoever sends: after a mere close one whose window is shut asks for room for a minute.
+                    with contextlib.suppress(OSError):
+                        each.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                    each.close()
 
     def _count(self, data: bytes, target: socket.socket) -> bool:
         """Whether to relay `data` whole; at the byte of the cut the part before it goes, then `act` is called."""

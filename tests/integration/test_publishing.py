@@ -172,9 +172,6 @@ def test_a_publisher_killed_at_any_byte_leaves_nothing_visible(
         assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
 
 
-@pytest.mark.skipif(
-    "ZOS_TEST_RELAY" not in os.environ, reason="its relay hung once in three runs; ZOS_TEST_RELAY=1 runs it"
-)
 def test_a_hub_killed_in_an_upload_goes_on_after_its_restart(jane: Zos, hub: HubProcess, tree: Path) -> None:
     as_jane(jane)
     build(jane, tree)
