@@ -11,6 +11,7 @@ import os
 import pwd
 import re
 import secrets
+import signal
 import subprocess
 import threading
 import time
@@ -27,6 +28,7 @@ from zos_core.base.keyring import Keyring
 from zos_core.base.paths import Instance, account
 from zos_core.containers.document import ImageRequest, Resources, RunRequest, TrustedKey
 from zos_core.host import CgroupTree
+from zos_core.host.layout import SYSTEM_LEAF
 from zos_core.supervisor.endpoints import RUN, WAIT, WaitQuery
 
 CGROUPS = Path("/sys/fs/cgroup")
@@ -232,6 +234,61 @@ async def test_pids_max_refuses_the_fork(node: Node) -> None:
         await client.call(WAIT, path={"name": "forker"}, query=WaitQuery(timeout_s=30), timeout_s=60)
     assert "can't fork" in node.zos("logs", "forker").err
     assert node.zos("rm", "forker").status == 0
+
+
+def test_a_container_cannot_lift_its_own_limits(node: Node) -> None:
+    """CVE-2023-25809: write, make or move below /sys/fs/cgroup, also after a remount and in a new mount of it."""
+    started = node.run("-d", "--name", "bound", "--memory", "64M", "small", command=["sleep", "1000"])
+    assert started.status == 0, started.err
+    group = group_of(node, "bound")
+    before = {path: path.read_text() for path in (group / "memory.max", group / "cgroup.procs", group / "cpu.max")}
+    tries = [
+        "echo max > $1/memory.max",
+        "echo max > $1/cpu.max",
+        "echo 0 > $1/cgroup.procs",
+        "mkdir $1/mine",
+        "echo 1 > $1/cgroup.kill",
+    ]
+    each = "; ".join(f'({command}) 2>/dev/null && echo "{command}"' for command in tries)
+    attack = (
+        "attack() { " + each + "; }; attack /sys/fs/cgroup; ls /sys/fs/cgroup/memory.max; "
+        "mount -o remount,rw /sys/fs/cgroup 2>/dev/null && attack /sys/fs/cgroup; "
+        "mkdir /tmp/again; mount -t cgroup2 none /tmp/again 2>/dev/null && attack /tmp/again; echo tried"
+    )
+    done = node.zos("exec", "bound", "--", "sh", "-c", attack)
+    assert (done.status, done.out.split("\n")) == (0, ["/sys/fs/cgroup/memory.max", "tried", ""]), done.err
+    assert {path: path.read_text() for path in before} == before
+    assert [path for path in group.iterdir() if path.is_dir()] == []
+    # The same, outside, on the same group: it is the container that may not, not the kernel that cannot.
+    outside = ["sh", "-c", "; ".join(tries), "sh", str(group)]
+    assert subprocess.run(outside, timeout=60, check=False).returncode == -signal.SIGKILL, "by its own cgroup.kill"
+    assert (group / "memory.max").read_text() == "max\n"
+    assert (group / "mine").is_dir()
+    wait_until(lambda: node.inspect("bound")["status"] == "exited")
+    assert node.zos("rm", "bound").status == 0
+    assert not group.exists()
+
+
+def test_a_node_without_memory_recovers(node: Node) -> None:
+    """Its own processes meet their memory limit: the kernel ends the supervisor again and again; containers run on."""
+    counter = Reading(node.start("--name", "count", "small", command=["sh", "-c", COUNT]))
+    counter.wait_lines(2)
+    group = group_of(node, "count").parent / SYSTEM_LEAF
+    killed = events(group / "memory.events.local")["oom_kill"]
+    (group / "memory.max").write_text(str(24 << 20))  # a supervisor alone needs twice as much
+    try:
+        wait_until(lambda: events(group / "memory.events.local")["oom_kill"] >= killed + 3, timeout_s=180)
+        counter.wait_lines(len(counter.lines) + 5)
+    finally:
+        (group / "memory.max").write_text("max")
+    wait_until(lambda: node.zos("ps").status == 0, timeout_s=180)
+    assert node.inspect("count")["status"] == "running"
+    done = node.run("--rm", "small", command=["echo", "again"])
+    assert (done.status, done.out) == (0, "again\n"), done.err + node.service_logs()
+    assert node.zos("stop", "--grace", "60", "count").status == 0
+    assert counter.end() == 3, counter.err
+    assert counter.lines[:-1] == [str(number) for number in range(len(counter.lines) - 1)]
+    assert node.zos("rm", "count").status == 0
 
 
 def test_nothing_is_left_of_a_node(store: Path) -> None:
