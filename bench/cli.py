@@ -7,52 +7,64 @@ from zos_core.base.verbs import Group, Verb, argument
 __all__ = ["BENCH"]
 
 BENCH = Group(
-    summary="Measure zos beside the best of the field, report and compare",
+    summary="Measure zos beside other software, report and compare",
     verbs={
         "list": Verb(
-            summary="Show the groups of measures, what they need and the peers they are set beside",
+            summary="Show the groups of measurements, what each needs, and its peers: what zos is compared with",
             handler="bench.commands:list_groups",
             examples=(("zos bench list", "every group of every installed part"),),
         ),
         "run": Verb(
-            summary="Measure groups, print tables and goals, keep the results",
+            summary="Measure, print tables and goals, keep the results",
             handler="bench.commands:run",
             arguments=(
                 argument(
-                    "groups", metavar="GROUP", nargs="*", complete="bench.commands:group_names", help="default: all"
+                    "groups",
+                    metavar="GROUP",
+                    nargs="*",
+                    complete="bench.commands:group_names",
+                    help="what to measure, of `zos bench list` (default: all)",
                 ),
-                argument("--quick", action="store_true", help="few rounds: a look, no figures to quote"),
-                argument("--peers", action="store_true", help="beside the peers that `zos bench peers install` made"),
+                argument("--quick", action="store_true", help="few rounds, for a first look; no figures to quote"),
                 argument(
-                    "--json", metavar="FILE", help="write the results there, too; - prints them instead of tables"
+                    "--peers",
+                    action="store_true",
+                    help="measure the peers, too, which `zos bench peers install` has installed",
                 ),
                 argument(
-                    "--rounds", type=int, metavar="N", help="rounds of each measure (default 61), container starts (40)"
+                    "--json", metavar="FILE", help="also write the results there; - prints them in place of the tables"
+                ),
+                argument(
+                    "--rounds",
+                    type=int,
+                    metavar="N",
+                    help="rounds of each measurement and starts of containers (default: 61 and 40, --quick 15 and 10)",
                 ),
                 argument(
                     "--tree",
                     metavar="DIR",
                     complete="dir",
-                    help="root file system of `flist` and `containers`; default: a new Debian one",
+                    help="root file system that the groups flist and containers take (default: a new Debian one)",
                 ),
                 argument(
                     "--quiet-wait",
                     type=float,
                     metavar="S",
                     default=10.0,
-                    help="seconds to wait for a quiet machine before each table (default 10)",
+                    help="seconds to wait at most for a quiet machine before each table (default: 10, --quick 1)",
                 ),
-                argument("--prefer", action="store_true", help="take precedence over other programs (root)"),
+                argument("--prefer", action="store_true", help="take precedence over other programs; needs root"),
                 argument(
                     "--cache",
                     metavar="DIR",
                     complete="dir",
-                    help="where peers and results are (default: ~/.cache/zos/bench)",
+                    help="where peers and results are kept (default: ~/.cache/zos/bench)",
                 ),
             ),
             details=(
-                "Ours and the peers are measured in turns, pinned to one CPU, so that ratios are of one run; how\n"
-                "steady the machine was is said beside each table. Groups that need root ask sudo; others do not."
+                "zos and the peers are measured in turns, pinned to one CPU, so that ratios are of one run; how\n"
+                "steady the machine was is said beside each table. Groups that need root ask sudo; others do not.\n"
+                "The results are kept below --cache, and `zos bench report` makes pages of them."
             ),
             examples=(
                 ("zos bench run erasure sign --peers", "two groups beside their peers"),
@@ -63,18 +75,18 @@ BENCH = Group(
             summary="Say what changed between two results, and whether it is more than noise",
             handler="bench.commands:compare",
             arguments=(
-                argument("before", metavar="A", help="results of `zos bench run --json`"),
-                argument("after", metavar="B", help="later results"),
+                argument("before", metavar="A", help="results that `zos bench run --json A` wrote"),
+                argument("after", metavar="B", help="later results, to be compared with A"),
                 argument(
                     "--threshold",
                     type=float,
                     metavar="PERCENT",
                     default=5.0,
-                    help="changes below are the same (default 5)",
+                    help="smaller changes count as none (default: 5)",
                 ),
                 argument("--all", action="store_true", help="show what did not change, too"),
             ),
-            details="Exit status: 0 nothing got worse, 110 something got worse by more than noise and threshold.",
+            statuses="0 if nothing got worse, 110 if something did by more than noise and threshold, else the error's",
             examples=(("zos bench compare main.json branch.json", "in CI: fails when something got slower"),),
         ),
         "report": Verb(
@@ -85,7 +97,7 @@ BENCH = Group(
                     "results",
                     metavar="FILE",
                     nargs="*",
-                    help="results; several of one machine become one report (default: the last run)",
+                    help="results of `zos bench run`; several of one machine become one report (default: the last run)",
                 ),
                 argument(
                     "-o",
@@ -93,10 +105,13 @@ BENCH = Group(
                     metavar="DIR",
                     complete="dir",
                     default="bench-report",
-                    help="default: ./bench-report",
+                    help="where the pages go (default: ./bench-report)",
                 ),
                 argument(
-                    "--cache", metavar="DIR", complete="dir", help="where results are (default: ~/.cache/zos/bench)"
+                    "--cache",
+                    metavar="DIR",
+                    complete="dir",
+                    help="where results are kept (default: ~/.cache/zos/bench)",
                 ),
             ),
             details="Writes performance.md, performance.html and one SVG for each table below performance/.",
@@ -106,21 +121,26 @@ BENCH = Group(
             ),
         ),
         "peers": Verb(
-            summary="Install or list the peers: what of others we are set beside",
+            summary="Install or list the peers: the software that zos is compared with",
             handler="bench.commands:peers",
             arguments=(
-                argument("action", choices=["list", "install"], help="what to do"),
+                argument("action", choices=["list", "install"], help="show which are here, or install them"),
                 argument(
                     "names",
                     metavar="PEER",
                     nargs="*",
                     complete="bench.commands:peer_names",
-                    help="peers or groups; default: all",
+                    help="a peer, or the peers of a group (default: all)",
                 ),
-                argument("--cache", metavar="DIR", complete="dir", help="where they go (default: ~/.cache/zos/bench)"),
+                argument(
+                    "--cache", metavar="DIR", complete="dir", help="where they are kept (default: ~/.cache/zos/bench)"
+                ),
             ),
             plans=True,
-            details="From package registries only, by their ordinary clients, into a cache of their own.",
+            details=(
+                "They come from package registries, by their ordinary clients (pip, cargo, go, apt), into --cache.\n"
+                "Peers that are programs of the machine, such as crun, are not installed; `list` says how to."
+            ),
             examples=(
                 ("zos bench peers install", "everything; about three minutes"),
                 ("zos bench peers list", "what is here, which version, and what is missing and why"),

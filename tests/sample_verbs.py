@@ -68,6 +68,7 @@ GREET = Verb(
 )
 SAMPLE = Group(
     summary="Verbs for tests",
+    details="A sample is no command of zos.",
     verbs={
         "greet": GREET,
         "command": Verb(
@@ -75,6 +76,7 @@ SAMPLE = Group(
             handler="tests.sample_verbs:command",
             command=True,
             exit_status_of=lambda error: 99,
+            statuses="99, whatever is wrong",
             examples=(("zos sample command -- ls -l", "show it"),),
         ),
         "words": Verb(

@@ -25,14 +25,19 @@ INSTANCE = argument(
     default="zos",
     metavar="NAME",
     complete="",
-    help="which of several nodes of this machine (default: zos)",
+    help="name of the node, where this machine has several (default: zos)",
+)
+OF_COMMAND = (
+    "that of CMD, 128 + N if signal N ended it;\n"
+    "  125 if zos itself failed, 126 if CMD cannot be executed, 127 if the container has no such program"
 )
 ENV_HELP = "set an environment variable; may be repeated"
-WORKDIR_HELP = "directory in the image in which the command starts (default: /)"
+WORKDIR_HELP = "directory of the container in which the command starts (default: /)"
+GRACE_HELP = "seconds between SIGTERM and SIGKILL (default: 10)"
 NAME = argument("name", metavar="NAME", complete="zos_core.commands:container_names", help="name of the container")
 
 UP = Verb(
-    summary="Start this machine's node, or find it running",
+    summary="Start this machine's node, or show the one that runs",
     handler="zos_core.commands:up",
     arguments=(INSTANCE,),
     examples=(
@@ -40,47 +45,56 @@ UP = Verb(
         ("zos up --instance test", "a second node beside the first; give the other verbs --instance test, too"),
     ),
     details=(
-        "Needs root, and asks sudo for it; the other verbs are then for you, too.\n"
-        "Starting twice is no error: one call starts the node, the others wait and report the same node."
+        "Needs root, and asks sudo for it. The node then answers root and the user who ran `zos up`,\n"
+        "so run, ps, inspect, logs, exec, stop and rm need no root.\n"
+        "A node that runs already is shown, and nothing is started. Where `zos` says that hold, the process that\n"
+        "keeps all others, is gone, `zos up` takes everything back; the containers run on meanwhile."
     ),
 )
 DOWN = Verb(
-    summary="Stop the containers with grace, then the node",
+    summary="Stop every container, then the node",
     handler="zos_core.commands:down",
     arguments=(
         INSTANCE,
+        argument("--grace", type=float, default=10.0, metavar="S", help=GRACE_HELP),
         argument(
-            "--grace", type=float, default=10.0, metavar="S", help="seconds between SIGTERM and the kill (default: 10)"
+            "--purge",
+            action="store_true",
+            help="delete what the node keeps, too: the containers' files and output, fetched images",
         ),
-        argument("--purge", action="store_true", help="delete the node's state too: layers, logs, fetched images"),
     ),
     examples=(
-        ("zos down", "stop; containers, their layers and fetched images are kept for the next zos up"),
+        ("zos down", "stop; ended containers, their files and fetched images are there again after the next zos up"),
         ("zos down --purge", "leave nothing; your keys and your own store stay"),
     ),
-    details="Needs root, and asks sudo for it. That no node runs is no error.",
+    details="Needs root, and asks sudo for it. It is no error if no node runs.",
 )
 RUN = Verb(
     summary="Run a command in a new container, its image fetched while it runs",
     handler="zos_core.commands:run",
     arguments=(
         INSTANCE,
-        argument("image", metavar="IMAGE|FILE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file"),
+        argument("image", metavar="IMAGE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file"),
         argument(
             "--store",
             metavar="DIR-or-URL",
             complete="dir",
-            help="a directory, or a hub such as http://127.0.0.1:7080 (default: your own store)",
+            help="where the image is: a directory, or a hub such as http://127.0.0.1:7080 (default: your own store)",
         ),
-        argument("--unsigned", action="store_true", help="accept a FILE that nobody you trust has signed"),
+        argument("--unsigned", action="store_true", help="accept a .flist file that nobody you trust has signed"),
         argument(
             "--name",
-            metavar="N",
+            metavar="NAME",
             complete="",
-            help="name of the container (default: made from the image's, with a number)",
+            help="name of the container (default: the image's, with six random hexadecimal digits)",
         ),
         argument("--rm", action="store_true", help="remove the container when it has ended"),
-        argument("-d", "--detach", action="store_true", help="do not wait for its end; print its name"),
+        argument(
+            "-d",
+            "--detach",
+            action="store_true",
+            help="run it in the background: print its name, and do not wait for its end",
+        ),
         argument(
             "-p",
             "--publish",
@@ -88,15 +102,18 @@ RUN = Verb(
             default=[],
             complete="",
             metavar="[ADDR:]HERE:INSIDE",
-            help="let TCP port HERE of this machine lead to port INSIDE of the container; HERE 0: any free one; "
-            "ADDR: default 127.0.0.1, 0.0.0.0 opens it to the network; may be repeated",
+            help="TCP port HERE of this machine leads to port INSIDE of the container; HERE 0: any free one, "
+            "which `zos ps` shows; ADDR: 0.0.0.0 opens it to the network (default: 127.0.0.1); may be repeated",
         ),
         argument("-e", "--env", action="append", default=[], complete="", metavar="K=V", help=ENV_HELP),
         argument("--workdir", default="/", complete="", metavar="DIR", help=WORKDIR_HELP),
         argument(
-            "--memory", complete="", metavar="SIZE", help="memory limit in bytes, or with K, M, G (default: none)"
+            "--memory",
+            complete="",
+            metavar="SIZE",
+            help="memory limit in bytes, or with K, M, G, powers of 1024 (default: none)",
         ),
-        argument("--cpus", complete="", metavar="N", help="limit in CPUs, such as 0.5 (default: none)"),
+        argument("--cpus", complete="", metavar="N", help="limit of CPU time in CPUs, such as 0.5 (default: none)"),
         argument(
             "--provider",
             choices=["file", "loop", "full", "extract"],
@@ -107,15 +124,22 @@ RUN = Verb(
     command=True,
     exit_status_of=shell_status,
     examples=(
-        ("zos run --rm web -- python3 -V", "run from your own store, remove afterwards"),
-        ("zos run -d -e COLOUR=red --memory 256M --cpus 0.5 web -- CMD", "in the background, within limits"),
+        ("zos run --rm web -- python3 -V", "from your own store; remove the container afterwards"),
+        (
+            "zos run -d -e COLOUR=red --memory 256M --cpus 0.5 web -- python3 -m http.server",
+            "in the background, within limits",
+        ),
         ("zos run -d --name site -p 8080:80 --store http://127.0.0.1:7080 alice/web -- nginx", "from a hub"),
     ),
     details=(
-        "The exit status is the command's; 125: zos failed, 126: cannot be executed, 127: not found.\n"
-        "Ctrl-C goes to the container; a second one within 2 s kills it.\n"
-        "A limit that this machine cannot enforce does not stop it: `zos inspect` says which is unenforced, and why."
+        "Needs a node (`zos up`). CMD is a program of the image, which has no command of its own; it runs as the\n"
+        "container's root, in the container's network, without terminal and standard input.\n"
+        "Without -d its output is shown until it ends; Ctrl-C goes to it, a second one within 2 s kills it.\n"
+        "An ended container stays in `zos ps` with its files and output until `zos rm`, unless --rm was given.\n"
+        "A limit that this machine cannot enforce does not stop it: `zos inspect` says which is unenforced, and why.\n"
+        "With --json, -d prints the container's state; without -d only errors are JSON, output comes as it is."
     ),
+    statuses=f"{OF_COMMAND}\n  with -d 0 once it has started",
 )
 PS = Verb(
     summary="List the containers",
@@ -123,21 +147,30 @@ PS = Verb(
     arguments=(INSTANCE,),
     examples=(
         ("zos ps", "every container, running or ended"),
-        ("zos ps --json", "their whole states, one in a line"),
+        ("zos ps --json", "all that `zos inspect` shows, one line for each container"),
     ),
+    details="Those that have ended are listed until `zos rm`. PROVIDER is how the image is mounted (`zos run --help`).",
 )
 INSPECT = Verb(
     summary="Show everything about a container",
     handler="zos_core.commands:inspect",
     arguments=(INSTANCE, NAME),
-    examples=(("zos inspect site", "image, provider and why, limits in force, network and what it lacks"),),
+    examples=(("zos inspect site", "image, how it is mounted and why, limits in force, network and what it lacks"),),
+    details="Prints one JSON object: indented, or with --json in one line.",
 )
 LOGS = Verb(
     summary="Show the output of a container",
     handler="zos_core.commands:logs",
-    arguments=(INSTANCE, argument("-f", "--follow", action="store_true", help="go on until the container ends"), NAME),
+    arguments=(
+        INSTANCE,
+        argument("-f", "--follow", action="store_true", help="show what it prints from now on, too, until it ends"),
+        NAME,
+    ),
     examples=(("zos logs -f site", "what it printed, and what it prints from now on"),),
-    details="Its stdout comes on stdout, its stderr on stderr. Ended containers have logs until they are removed.",
+    details=(
+        "Its stdout comes on stdout, its stderr on stderr. An ended container has its output until `zos rm`.\n"
+        "With --json only errors are JSON, output comes as it is."
+    ),
 )
 EXEC = Verb(
     summary="Run one more command in a running container",
@@ -150,32 +183,35 @@ EXEC = Verb(
     ),
     command=True,
     exit_status_of=shell_status,
-    examples=(("zos exec site -- ls /srv", "its output and exit status are the command's"),),
+    examples=(("zos exec site -- ls /srv", "show its output, end with its exit status"),),
+    details=(
+        "Without terminal and standard input. Ctrl-C ends `zos exec`, not the command: that goes on until it ends,\n"
+        "or the container does. With --json only errors are JSON, output comes as it is."
+    ),
+    statuses=OF_COMMAND,
 )
 STOP = Verb(
-    summary="Stop a container: SIGTERM, grace, then the kill",
+    summary="Stop a container: SIGTERM, and SIGKILL if it does not end",
     handler="zos_core.commands:stop",
     arguments=(
         INSTANCE,
-        argument(
-            "--grace", type=float, default=10.0, metavar="S", help="seconds between SIGTERM and the kill (default: 10)"
-        ),
+        argument("--grace", type=float, default=10.0, metavar="S", help=GRACE_HELP),
         NAME,
     ),
     examples=(
-        ("zos stop site", "ended within ten seconds"),
-        ("zos stop --grace 60 site", "give it a minute"),
+        ("zos stop site", "SIGTERM, and SIGKILL if it still runs after ten seconds"),
+        ("zos stop --grace 60 site", "give it a minute to end by itself"),
     ),
-    details="It stays in `zos ps` with its output, until `zos rm`.",
+    details="Waits for its end. It stays in `zos ps` with its files and output until `zos rm`.",
 )
 RM = Verb(
-    summary="Remove a container, its writable layer and its output",
+    summary="Remove an ended container, its files and its output",
     handler="zos_core.commands:rm",
-    arguments=(INSTANCE, argument("-f", "--force", action="store_true", help="kill it first if it runs"), NAME),
+    arguments=(INSTANCE, argument("-f", "--force", action="store_true", help="kill it first, if it runs"), NAME),
     examples=(("zos rm site", "an ended container"), ("zos rm -f site", "a running one too")),
 )
 DOCTOR = Verb(
-    summary="Say what this machine can do, found by trying",
+    summary="Try whether this machine can run containers, and how well",
     handler="zos_core.doctor.verb:doctor",
     arguments=(
         argument(
@@ -184,13 +220,17 @@ DOCTOR = Verb(
             default=[],
             metavar="FEATURE",
             complete="",
-            help="judge as if it were missing: fuse, erofs, erofs_file_backed, loop_control, detached_layers or "
+            help="try as if this machine lacked it: fuse, erofs, erofs_file_backed, loop_control, detached_layers or "
             "overlay; may be repeated",
         ),
     ),
     examples=(
-        ("sudo zos doctor", "try everything, a container included"),
-        ("zos doctor --json", "the same for a program; without root, what can be tried without"),
+        ('sudo "$(command -v zos)" doctor', "try everything, a container included"),
+        ("zos doctor --json", "the same for a program; without root, only what can be tried without"),
     ),
-    details="The exit status is 0 if containers can run, 77 if not. Nothing is left of what was tried.",
+    details=(
+        "Nothing is left of what was tried. Rows, of which 1 is the best, are those of docs/machines.md.\n"
+        "If containers cannot run here, the last line is the command that would help."
+    ),
+    statuses="0 if containers can run here, 77 if they cannot (also where it was tried without root)",
 )

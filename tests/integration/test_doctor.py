@@ -6,6 +6,7 @@ import ctypes
 import json
 import os
 import shlex
+import shutil
 import struct
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from tests.e2e.machine import snapshot
+from zos_core.doctor.machine import PATH_OF_ROOT
 
 TIMEOUT_S = 90
 CANNOT = 77
@@ -217,7 +219,10 @@ def test_without_root_it_says_what_root_would_add() -> None:
     assert done.returncode == CANNOT, done.stderr
     report = json.loads(done.stdout)
     assert report["problem"] == "root: uid 65534"
-    assert report["command"] in ("sudo zos doctor", "su -c 'zos doctor'")
+    words = shlex.split(report["command"])
+    words = words[1:] if words[0] == "sudo" else shlex.split(words[2])
+    assert words[1:] == ["doctor"]
+    assert shutil.which(words[0], path=PATH_OF_ROOT), words
     assert report["row"]["number"] == 5
     assert finding(report, "container")["found"] == "not tried: needs root"
     assert finding(report, "seccomp")["works"] is not None

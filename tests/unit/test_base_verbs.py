@@ -62,6 +62,16 @@ def test_group_and_verb_help_show_examples(capfd: Capture) -> None:
     out = capfd.readouterr().out
     assert "zos greet jane\n      say hello to jane" in out
     assert "--plan" in out
+    assert "exit status:\n  0 if it worked, 2 if the command line is wrong" in out
+
+
+def test_help_tells_of_a_noun_and_of_a_status_of_its_own(capfd: Capture) -> None:
+    assert run(["sample", "--help"], ENTRIES) == 0
+    assert "Verbs for tests.\n\nA sample is no command of zos.\n\nverbs:" in capfd.readouterr().out
+    assert run(["sample", "command", "--help"], ENTRIES) == 0
+    out = capfd.readouterr().out
+    assert out.startswith("usage: zos sample command [-h] [--json] [-q] -- CMD [ARG...]\n")
+    assert out.endswith("exit status:\n  99, whatever is wrong\n")
 
 
 def test_data_goes_to_stdout_and_notes_to_stderr(capfd: Capture) -> None:
@@ -148,6 +158,19 @@ def test_what_follows_two_dashes_is_the_command(capfd: Capture) -> None:
     assert run(["sample", "command", "--", "ls", "--json", "--", "-x"], ENTRIES) == 0
     assert capfd.readouterr().out == "['ls', '--json', '--', '-x']\n"
     assert run(["sample", "command", "--bad"], ENTRIES) == 99
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["ls", "-l"], "a command stands after --, as in: zos sample command ... -- ls -l"),
+        (["-it"], "see `zos sample command --help`"),
+        (["--jsn"], "did you mean --json?"),
+    ],
+)
+def test_a_command_without_two_dashes_is_told_where_it_stands(words: list[str], hint: str, capfd: Capture) -> None:
+    assert run(["sample", "command", *words], ENTRIES) == 99
+    assert capfd.readouterr().err.endswith(f"hint: {hint}\n")
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,8 @@ INTERRUPTED = 130
 TERMINATED = 143
 SHELLS = ("bash", "zsh", "fish")
 SUGGESTION_CUTOFF = 0.6
+SHORT = len("-it")  # so few letters resemble anything
+STATUSES = "0 if it worked, 2 if the command line is wrong, 130 after Ctrl-C, else the error's (docs/errors.md)"
 
 T = TypeVar("T")
 
@@ -98,8 +100,9 @@ class Verb:
             --json FILE of its own; it then prints text, and errors as text, whatever the file gets.
         examples: command lines and what they do; at least one.
         details: paragraphs for --help.
+        statuses: what its exit status says, where that is not `STATUSES`.
         plans: the verb changes more than one thing and can say what it would do (`console.plan`).
-        command: what follows `--` is kept as `arguments.command`, a list.
+        command: what follows `--` is kept as `arguments.command`, a list; the handler refuses an empty one.
         exit_status_of: maps an error to a status; only `zos run` and `zos exec` differ from the error's own.
     """
 
@@ -108,6 +111,7 @@ class Verb:
     arguments: tuple[Argument, ...] = ()
     examples: tuple[tuple[str, str], ...]
     details: str = ""
+    statuses: str = STATUSES
     plans: bool = False
     command: bool = False
     exit_status_of: Callable[[ZosError], int] = _own_status
@@ -115,10 +119,11 @@ class Verb:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Group:
-    """Verbs of one noun."""
+    """Verbs of one noun; `details` are paragraphs for --help, where the noun needs them."""
 
     summary: str
     verbs: Mapping[str, Verb]
+    details: str = ""
 
 
 Declared = Verb | Group
@@ -396,12 +401,18 @@ def _call(verb: Verb, name: str, rest: list[str]) -> int:
 
 class _Parser(argparse.ArgumentParser):
     known_options: tuple[str, ...] = ()
+    takes_command = False
 
     def error(self, message: str) -> NoReturn:
-        wrong = [word for word in message.split() if word.startswith("-")]
-        words = [*self.known_options]
-        close = _close(wrong[0].partition("=")[0], words) if wrong and "unrecognized" in message else None
-        raise UsageError(message, hint=f"did you mean {close}?" if close else f"see `{self.prog} --help`")
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        wrong = [word for word in unknown if word.startswith("-")]
+        hint = f"see `{self.prog} --help`"
+        if unknown and self.takes_command and not unknown[0].startswith("-"):  # zos run web ls -l
+            hint = f"a command stands after --, as in: {self.prog} ... -- {' '.join(unknown)}"
+        elif wrong and len(wrong[0]) > SHORT:
+            close = _close(wrong[0].partition("=")[0], self.known_options)
+            hint = f"did you mean {close}?" if close else hint
+        raise UsageError(message, hint=hint)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         raise _HelpShown
@@ -412,7 +423,7 @@ def _parser(verb: Verb, name: str) -> _Parser:
     parser = _Parser(
         prog=f"zos {name}",
         description="\n\n".join(text for text in (verb.summary + ".", verb.details) if text),
-        epilog=f"examples:\n{examples}",
+        epilog=f"examples:\n{examples}\n\nexit status:\n  {verb.statuses}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -420,7 +431,8 @@ def _parser(verb: Verb, name: str) -> _Parser:
         parser.add_argument(*one.names, **one.options)
     parser.known_options = tuple(word for one in (*verb.arguments, *_common(verb)) for word in one.names)
     if verb.command:
-        parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} [-- CMD...]"
+        parser.takes_command = True
+        parser.usage = f"{parser.format_usage().removeprefix('usage: ').strip()} -- CMD [ARG...]"
     return parser
 
 
@@ -430,9 +442,11 @@ def _json_is_a_file(verb: Verb) -> bool:
 
 
 def _common(verb: Verb) -> list[Argument]:
-    common = [argument("-q", "--quiet", action="store_true", help="no notes and no progress")]
+    common = [argument("-q", "--quiet", action="store_true", help="print no notes and no progress")]
     if not _json_is_a_file(verb):
-        common.insert(0, argument("--json", action="store_true", help="print JSON, one value per line"))
+        common.insert(
+            0, argument("--json", action="store_true", help="print results and errors as JSON, one value per line")
+        )
     if verb.plans:
         common.append(argument("--plan", action="store_true", help="say what would be done, and do nothing"))
     return common
@@ -441,23 +455,35 @@ def _common(verb: Verb) -> list[Argument]:
 # --- Help ----------------------------------------------------------------------------------------------------------
 
 
+_FIRST_STEPS = {
+    "zos doctor": "can this machine run containers?",
+    "zos flist build DIR --name web": "make an image of a directory",
+    "zos up": "start the node, which runs containers",
+    "zos run --rm web -- CMD": "run a command in a container of that image",
+}
+
+
 def _top_help(entries: Mapping[str, Entry]) -> str:
     rows = {name: entry.summary() for name, entry in entries.items()}
     rows["completion"] = "Print a completion script for bash, zsh or fish"
     return (
-        "usage: zos VERB ...\n\n"
+        "usage: zos VERB ...\n       zos --version\n\n"
         "zos turns a machine into a stateless cloud node: containers from images that are fetched while they run.\n"
         f"\nverbs:\n{_table(rows)}\n\n"
-        "to begin:\n  zos doctor; zos flist build DIR --name web; zos up; zos run --rm web -- CMD\n\n"
-        "`zos VERB --help` explains a verb and shows examples. Every verb has --json and --quiet.\n"
-        "docs/tutorial.md takes ten minutes; docs/errors.md explains errors and exit statuses.\n"
+        f"to begin:\n{_table(_FIRST_STEPS)}\n\n"
+        "`zos VERB --help` explains a verb, its exit status too, and shows examples. --json prints results and errors\n"
+        "for programs, --quiet no notes. docs/tutorial.md takes ten minutes; docs/errors.md explains every error.\n"
     )
 
 
 def _group_help(name: str, group: Group) -> str:
     rows = {verb_name: verb.summary for verb_name, verb in group.verbs.items()}
     first = next((verb.examples[0][0] for verb in group.verbs.values()), "")
-    return f"usage: zos {name} VERB ...\n\n{group.summary}.\n\nverbs:\n{_table(rows)}\n\nexample:\n  {first}\n"
+    about = "\n\n".join(text for text in (f"{group.summary}.", group.details) if text)
+    return (
+        f"usage: zos {name} VERB ...\n\n{about}\n\nverbs:\n{_table(rows)}\n\nexample:\n  {first}\n\n"
+        f"`zos {name} VERB --help` explains a verb.\n"
+    )
 
 
 def _table(rows: Mapping[str, str]) -> str:

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +25,14 @@ WANTED = ("mount", "pid", "ipc", "uts", "net", "cgroup")
 SYSCTL_NAMES = {"mount": "mnt"}
 MARKS = {"/run/.containerenv": "podman", "/.dockerenv": "docker"}
 NAMESPACES_MAX = 15_000
+# What sudo and systemd give a command, on Debian.
+PATH_OF_ROOT = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def _zos() -> str:
+    """How root calls this zos: root's PATH leads to no virtual environment."""
+    beside = Path(sys.executable).with_name("zos")
+    return "zos" if shutil.which("zos", path=PATH_OF_ROOT) or not beside.exists() else shlex.quote(str(beside))
 
 
 def privileged() -> str:
@@ -31,7 +41,7 @@ def privileged() -> str:
         if os.path.exists(mark):
             return f"{tool} run --privileged --device /dev/fuse ..."
     if os.path.isdir("/run/systemd/system"):
-        return "systemd-run --pipe --wait zos doctor"
+        return f"systemd-run --pipe --wait {_zos()} doctor"
     return "docker run --privileged --device /dev/fuse ..."
 
 
@@ -55,8 +65,12 @@ def _root() -> Finding:
         tried="geteuid(2)",
         found=f"uid {uid}",
         means="mounts, namespaces and limits are root's; without it nothing of a container can be made yet",
-        command=None if uid == 0 else ("sudo zos doctor" if shutil.which("sudo") else "su -c 'zos doctor'"),
+        command=None if uid == 0 else _as_root(),
     )
+
+
+def _as_root() -> str:
+    return f"sudo {_zos()} doctor" if shutil.which("sudo") else f"su -c {shlex.quote(f'{_zos()} doctor')}"
 
 
 def _finding(
