@@ -340,7 +340,8 @@ def _check(request: RunRequest | ExecRequest) -> None:
     try:
         msgspec.json.decode(encode_json(request), type=type(request))
     except (msgspec.ValidationError, UnicodeEncodeError) as error:
-        raise UsageError(f"the request is not valid: {error}", hint="zos run --help") from error
+        verb = "run" if isinstance(request, RunRequest) else "exec"
+        raise UsageError(f"the request is not valid: {error}", hint=f"see `zos {verb} --help`") from error
 
 
 async def ps(arguments: argparse.Namespace, console: Console) -> int:
