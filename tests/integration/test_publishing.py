@@ -118,6 +118,8 @@ def test_what_cannot_be_published(jane: Zos, hub: HubProcess, tree: Path) -> Non
     for argv, status, code in [
         (("jane/none", "--hub", "http://127.0.0.1:1"), 35, "flist.name-unknown"),
         (("jane/web", "--hub", "http://127.0.0.1:1"), 16, "http.unreachable"),
+        (("jane/web", "--hub", "http://"), 16, "http.unreachable"),
+        (("jane/web", "--hub", "http://127.0.0.1:77777"), 16, "http.unreachable"),
         (("jane/web", "--hub", "hub.example"), 2, "cli.usage"),
         (("web.flist", "--hub", "http://127.0.0.1:1"), 2, "cli.usage"),
         ((f"jane/web@{'0' * 64}", "--hub", "http://127.0.0.1:1"), 2, "cli.usage"),

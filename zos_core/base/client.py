@@ -81,7 +81,12 @@ class Client:
         else:
             from zos_core.base.remote_http import RemoteTransport  # aiohttp, for who needs it
 
-            self._transport = RemoteTransport(self._address)
+            try:
+                self._transport = RemoteTransport(self._address)
+            except ValueError as error:  # without a host, with a port that cannot be
+                raise Unreachable(
+                    f"{self._address!r} names no server: {error}", hint="such as http://127.0.0.1:7080"
+                ) from error
         await self._transport.__aenter__()
         return self
 
