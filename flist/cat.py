@@ -11,6 +11,7 @@ from typing import BinaryIO
 
 from flist.commands import load_image
 from flist.erofs_reader import MetaImage
+from flist.names import store_of
 from flist.places import places_of
 from flist.reader import RUN_BYTES_MAX, ImageReader
 from flist.store import open_store
@@ -36,8 +37,9 @@ async def cat(arguments: argparse.Namespace, console: Console) -> None:
     """Write a file's bytes to stdout."""
     if console.json:
         raise UsageError("zos flist cat writes a file's own bytes", hint="leave --json out")
-    async with open_store(arguments.store) as store:
-        signed = await load_image(arguments.image, store, Keyring.of(), unsigned=arguments.unsigned)
+    keyring = Keyring.of()
+    async with open_store(store_of(arguments.image, arguments.store, publisher=keyring.publisher())) as store:
+        signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
         async with ImageReader(store, signed.manifest) as reader:
             meta = await reader.tree()
             number = find(meta.tree, os.fsencode(arguments.path))

@@ -6,7 +6,7 @@ from zos_core.base.verbs import Group, Verb, argument
 
 __all__ = ["FLIST", "HUB"]
 
-IMAGE = argument("image", metavar="IMAGE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file")
+IMAGE = argument("image", metavar="IMAGE", help="[hub/][publisher/]name[:tag][@digest], or a .flist file")
 STORE = argument(
     "--store",
     metavar="DIR-or-URL",

@@ -24,6 +24,7 @@ from flist.names import (
     parse_record,
     resolve,
     sign_record,
+    store_of,
 )
 from flist.sign import sign_manifest, verify_manifest
 from flist.store import ObjectMissing, Store, open_store
@@ -284,10 +285,14 @@ def _report(
 # --- the others ----------------------------------------------------------------------------------------------------
 
 
+def _where(arguments: argparse.Namespace, keyring: Keyring) -> str | None:
+    return store_of(arguments.image, arguments.store, publisher=keyring.publisher())
+
+
 async def inspect(arguments: argparse.Namespace, console: Console) -> None:
     """Show a manifest."""
     keyring = Keyring.of()
-    async with open_store(arguments.store) as store:
+    async with open_store(_where(arguments, keyring)) as store:
         signed = await load_image(arguments.image, store, keyring, unsigned=is_file(arguments.image))
     manifest = signed.manifest
     trusted = keyring.trusted(manifest.name.partition("/")[0])
@@ -328,7 +333,7 @@ async def inspect(arguments: argparse.Namespace, console: Console) -> None:
 async def verify(arguments: argparse.Namespace, console: Console) -> None:
     """Check every byte of an image."""
     keyring = Keyring.of()
-    async with open_store(arguments.store) as store:
+    async with open_store(_where(arguments, keyring)) as store:
         signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
         trusted = None if arguments.unsigned else keyring.trusted
         result = await verify_image(store, signed, trusted=trusted, progress=console.progress())
@@ -350,7 +355,7 @@ async def extract(arguments: argparse.Namespace, console: Console) -> None:
     """Make a tree."""
     keyring = Keyring.of()
     directory = Path(arguments.directory)
-    async with open_store(arguments.store) as store:
+    async with open_store(_where(arguments, keyring)) as store:
         signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
         bytes_max = None if arguments.max_size is None else _bytes_max(arguments.max_size)
         result = await extract_tree(store, signed, directory, bytes_max=bytes_max, progress=console.progress())
@@ -370,7 +375,7 @@ async def mount(arguments: argparse.Namespace, console: Console) -> None:
     require_root("zos flist mount makes a mount")
     keyring = Keyring.of()
     directory = Path(arguments.directory)
-    where = arguments.store or str(default_store())
+    where = _where(arguments, keyring) or str(default_store())
     async with open_store(where) as store:
         signed = await load_image(arguments.image, store, keyring, unsigned=arguments.unsigned)
     mounted = await hostmount.mount(signed, where, directory, provider=arguments.provider)

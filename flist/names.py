@@ -26,7 +26,7 @@ from flist.sign import NAME_CONTEXT, SignatureInvalid, UntrustedPublisher, trust
 from flist.store import ObjectMissing, Store
 from native.errors import ZosError
 from zos_core.base.document import Document, decode_canonical, encode_msgpack
-from zos_core.base.errors import DocumentInvalid
+from zos_core.base.errors import DocumentInvalid, UsageError
 from zos_core.base.keyring import KEY_BYTES, PUBLISHER_PATTERN, SIGNATURE_BYTES, Key, is_signature, key_id
 
 __all__ = [
@@ -47,6 +47,7 @@ __all__ = [
     "read_record",
     "resolve",
     "sign_record",
+    "store_of",
 ]
 
 TAG_DEFAULT = "latest"
@@ -151,6 +152,21 @@ def _invalid(text: str, why: str) -> NameInvalid:
 def is_file(text: str) -> bool:
     """Whether a person who writes `text` where an image is asked for means a .flist file, and not a name."""
     return text.endswith(".flist") or os.path.isfile(text)  # which is False, and no error, for what is no path at all
+
+
+def store_of(image: str, store: str | None, *, publisher: str) -> str | None:
+    """Where an image is looked for: in `store`, or at the hub that its name begins with; None is the own store.
+
+    Raises:
+        NameInvalid: it can name no image.
+        UsageError: both are said, and are not the same.
+    """
+    hub = None if is_file(image) else ImageName.parse(image, publisher=publisher).hub
+    if hub is None or store in (f"http://{hub}", f"https://{hub}"):
+        return store
+    if store is not None:
+        raise UsageError(f"{image} names the hub {hub}, and --store {store}", hint="leave one of them out")
+    return f"http://{hub}"
 
 
 # --- Records -------------------------------------------------------------------------------------------------------

@@ -74,7 +74,7 @@ RUN = Verb(
     handler="zos_core.commands:run",
     arguments=(
         INSTANCE,
-        argument("image", metavar="IMAGE", help="[publisher/]name[:tag][@digest] in the store, or a .flist file"),
+        argument("image", metavar="IMAGE", help="[hub/][publisher/]name[:tag][@digest], or a .flist file"),
         argument(
             "--store",
             metavar="DIR-or-URL",

@@ -288,15 +288,15 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _image_request(arguments: argparse.Namespace) -> ImageRequest:
-    from flist.names import ImageName, is_file
+    from flist.names import ImageName, is_file, store_of
     from zos_core.base.keyring import Keyring
 
-    store = arguments.store or str(default_store())
+    keyring = Keyring.of()
+    store = store_of(arguments.image, arguments.store, publisher=keyring.publisher()) or str(default_store())
     if not store.startswith(("http://", "https://")):
         if re.match(r"[a-z0-9+]+://", store):
             raise UsageError(f"{store!r} is no store", hint="give a directory, or a URL with http or https")
         store = str(Path(store).absolute())
-    keyring = Keyring.of()
     trusted = [
         TrustedKey(publisher=publisher, key=key)
         for publisher in keyring.publishers()

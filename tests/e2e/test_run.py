@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.node_tool import ZOS, Hub, Node, large_sums, zos
+from zos_core.base.paths import account
 
 pytestmark = pytest.mark.root
 
@@ -142,7 +143,9 @@ def test_little_is_fetched_for_little_that_is_read(store: Path, hub: Hub) -> Non
     node = Node(store=store, config=store)
     node.up()
     try:
-        assert node.run("--rm", "small", store=hub.url, command=["true"]).status == 0
+        # The hub in the name says where, as --store would.
+        name = f"{hub.url.removeprefix('http://')}/{account().name}/small"
+        assert node.zos("run", "--rm", name, "--", "true").status == 0
         whole = sum(path.stat().st_size for path in (store / "pack").rglob("*") if path.is_file())
         assert hub.bytes_sent < whole / 4
     finally:

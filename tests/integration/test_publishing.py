@@ -97,6 +97,11 @@ def test_only_what_is_lacking_is_sent(jane: Zos, hub: HubProcess, tree: Path, tm
         assert (second["revision"], second["index"]) == (2, 1)
         trust(reader, jane)
         assert reader.json("flist", "verify", "jane/web", "--store", url)["revision"] == 2
+        by_name = f"{url.removeprefix('http://')}/jane/web"
+        assert reader.json("flist", "verify", by_name)["revision"] == 2
+        assert reader.json("flist", "verify", by_name, "--store", url)["revision"] == 2
+        error = reader.json("flist", "verify", by_name, "--store", tmp_path, status=2)["error"]
+        assert error["message"].endswith(f"and --store {tmp_path}")
         assert objects(hub.root) == objects(jane.store)
         assert staged(hub.root) == set()
 
