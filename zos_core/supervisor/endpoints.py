@@ -49,7 +49,7 @@ __all__ = [
 RUN_BYTES_MAX = 32 * 1024 * 1024
 WAIT_S_MAX = 60.0
 GRACE_S_MAX = 3600.0
-# Files of a log are numbered by 32 bits and have at most 1 GiB (logd.md, LOG-FILE).
+# Files of a log are numbered by 32 bits and have at most 1 GiB (LOG-FILE-1, LOG-LIMIT).
 LOG_SEQ_MAX = 2**32 - 1
 LOG_OFFSET_MAX = 1 << 30
 

@@ -214,7 +214,7 @@ impl Daemon {
             .filter_map(|kept| kept.strip_prefix("rule/port/"))
             .map(str::to_owned)
             .collect();
-        // A removal that the old hold carried out, in part or without being able to say so: nobody asks for it again.
+        // FWD-END: a removal that the old hold carried out, in part or without being able to say so; nobody asks for it again.
         let gone: Vec<u64> = self
             .ports
             .iter()
