@@ -167,9 +167,10 @@ class Recorder:
         self.paths[kernel] = path
 
     def skip(self, reason: str) -> None:
-        """Something is not measured."""
-        self.say(f"skipped: {reason}")
-        self.skipped.append(reason)
+        """Something is not measured; the same reason is told once, however many groups it keeps from being measured."""
+        if reason not in self.skipped:
+            self.say(f"skipped: {reason}")
+            self.skipped.append(reason)
 
     def saw_peer(self, name: str, *, version: str | None = None, missing: str | None = None) -> None:
         """A peer took part, or was missing."""

@@ -14,6 +14,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
@@ -42,6 +43,7 @@ from zos_core.base.programs import (
     Probe,
     Source,
 )
+from zos_core.base.threads import in_thread
 
 __all__ = ["READ_DEADLINE_MS", "ImageMounts", "MountFailed", "MountedImage", "image_sources"]
 
@@ -138,7 +140,7 @@ class ImageMounts:
         self._spawn = spawn
         self._blockd = blockd
         self._state_dir = state_dir
-        self._locks: dict[str, asyncio.Lock] = {}
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._mounted: dict[str, MountedImage] = {}
         self._sources: dict[str, list[Source]] = {}
 
@@ -363,7 +365,7 @@ class ImageMounts:
                 return False
             return len(data) == meta.size and blake3(data).digest() == meta.blake3
 
-        if await asyncio.to_thread(intact):
+        if await in_thread(intact):
             return
         deadline_ms = OBJECT_TIMEOUT_MS + meta.size * 1000 // SLOWEST_BYTES_S
         await self._blockd.request(
@@ -388,7 +390,7 @@ class ImageMounts:
             return
         partial = directory / "tree.partial"
         if partial.exists():
-            await asyncio.to_thread(shutil.rmtree, partial)
+            await in_thread(shutil.rmtree, partial)
         await extract_image(image, sources, partial)
         partial.rename(tree)
 

@@ -25,16 +25,23 @@ def zos_io() -> str:
 
 @dataclass
 class Service:
-    """One role of zos-io as the only service of a hold; restarted at once whenever it ends."""
+    """One role of zos-io as the only service of a hold; restarted at once whenever it ends.
+
+    `survives`: hold has a keeper, and `lose_hold` may be called.
+    """
 
     start_hold: Starter
     name: str
     arguments: list[str]
     limit_nofile: int | None = None
+    survives: bool = False
     holding: Holding = field(init=False)
     hold: HoldTool = field(init=False)
 
     def __post_init__(self) -> None:
+        self._start()
+
+    def _start(self) -> None:
         limit = [shutil.which("prlimit") or "prlimit", f"--nofile={self.limit_nofile}"] if self.limit_nofile else []
         row: dict[str, object] = {
             "name": self.name,
@@ -46,9 +53,18 @@ class Service:
             "restarts_max": 1000,
             "restart_window_ms": 1,
             "fallback": None,
+            "survives": self.survives,
         }
-        self.holding = self.start_hold(row, listeners=[{"name": self.name, "path": f"{self.name}.sock"}])
+        listeners = [{"name": self.name, "path": f"{self.name}.sock"}]
+        self.holding = self.start_hold(row, listeners=listeners, keeper=self.survives)
         self.hold = self.holding.tool()
+
+    def lose_hold(self, pid: int) -> None:
+        """SIGKILL to hold, and another takes over (HOLD-TAKE); returns when the service, process `pid`, has met it."""
+        self.holding.process.kill()
+        self.holding.process.wait()
+        self._start()
+        assert self.pid == pid, "the service did not survive"
 
     def tool(self) -> HoldTool:
         """A connection to the service."""

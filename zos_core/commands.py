@@ -26,6 +26,7 @@ from zos_core.base.endpoint import RemoteProblem
 from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable, UsageError
 from zos_core.base.groups import plain_group
 from zos_core.base.paths import Instance, account, default_store
+from zos_core.base.threads import in_thread
 from zos_core.base.tree import (
     Listener,
     ServiceSpec,
@@ -199,7 +200,7 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
         if groups is not None:
             await groups.remove()
         if arguments.purge:
-            await asyncio.to_thread(_purge, instance)
+            await in_thread(_purge, instance)
     return 0
 
 

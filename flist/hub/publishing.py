@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import itertools
 import logging
 import os
 import shutil
@@ -20,6 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 from flist.errors import RevisionNotNew
 from flist.hub.endpoints import (
@@ -114,7 +116,9 @@ class Publishing:
             self._store = DirectoryStore(root)
             shutil.rmtree(self._directory / VIEWS, ignore_errors=True)
             self._commit = asyncio.Lock()
-            self._uploads: dict[tuple[bytes, str], asyncio.Lock] = {}
+            # Each lives for as long as somebody has it or waits for it.
+            self._turns: WeakValueDictionary[tuple[bytes, str], asyncio.Lock] = WeakValueDictionary()
+            self._views = itertools.count()
             try:
                 self._carry_out()
                 self._log_what_was_built()
@@ -148,17 +152,10 @@ class Publishing:
         """Bytes of an object (PUB-4)."""
         public, path = _public(caller), f"{kind}/{hash}"
         check_path(path)
-        lock = self._uploads.setdefault((public, path), asyncio.Lock())
-        try:
-            async with lock:
-                if kind != "locator" and (self._root / path).is_file():
-                    return Uploaded(offset=query.size)
-                offset = await in_thread(
-                    self.staging.append, public, path, offset=query.offset, size=query.size, data=body
-                )
-        finally:
-            if not lock.locked():
-                self._uploads.pop((public, path), None)
+        async with self._turn(public, path):
+            if kind != "locator" and (self._root / path).is_file():
+                return Uploaded(offset=query.size)
+            offset = await in_thread(self.staging.append, public, path, offset=query.offset, size=query.size, data=body)
         return Uploaded(offset=offset)
 
     async def commit(self, *, caller: Caller, body: Revision) -> Committed:
@@ -169,7 +166,8 @@ class Publishing:
         await in_thread(self.owners.check, record.name.partition("/")[0], public)
         self._refuse_old(record, await in_thread(self._current, record.name, record.tag))
         if body.locator is not None:
-            await in_thread(self._place_locator, public, body.locator, image.manifest)
+            async with self._turn(public, f"locator/{image.manifest.index.root.hex()}"):
+                await in_thread(self._place_locator, public, body.locator, image.manifest)
         await self._verify(public, image)
         async with self._commit:
             await in_thread(self._carry_out)
@@ -201,6 +199,10 @@ class Publishing:
                 entry=self.log.entry(leaf.index),
                 proof=self.log.inclusion(leaf.index, size),
             )
+
+    def _turn(self, public: bytes, path: str) -> asyncio.Lock:
+        """For who changes a staged object of a key: one at a time."""
+        return self._turns.setdefault((public, path), asyncio.Lock())
 
     # --- Checks -----------------------------------------------------------------------------------------------------
 
@@ -247,8 +249,10 @@ class Publishing:
 
     async def _verify(self, public: bytes, image: SignedManifest) -> None:
         """Read all of the image as a reader will, what was uploaded before what is there (PUB-6)."""
+        # One for each commit: a key may publish several images at once.
+        view = self._directory / VIEWS / f"{public.hex()}-{next(self._views)}"
         try:
-            view = await in_thread(self._view, public, image.manifest)
+            await in_thread(self._make_view, view, public, image.manifest)
             store = TieredStore([DirectoryStore(view), self.staging.store(public), self._store])
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
                 await verify(store, image, trusted=None)
@@ -260,25 +264,19 @@ class Publishing:
                 f"the image is not whole on this hub: {error}", hint="publish again: it goes on", cause=error.code
             ) from error
         finally:
-            await in_thread(shutil.rmtree, self._view_of(public), ignore_errors=True)
+            await in_thread(shutil.rmtree, view, ignore_errors=True)
 
-    def _view_of(self, public: bytes) -> Path:
-        return self._directory / VIEWS / public.hex()
-
-    def _view(self, public: bytes, manifest: Manifest) -> Path:
+    def _make_view(self, view: Path, public: bytes, manifest: Manifest) -> None:
         """A directory with the locator of an image and the packs that it names, linked from where they lie.
 
         A reader takes the packs from the store that has the locator, and here they may lie in two.
         """
-        view = self._view_of(public)
-        shutil.rmtree(view, ignore_errors=True)
         places = (self.staging.place(public), self._root)
         path = f"locator/{manifest.index.root.hex()}"
         if not _link(places, path, view):
             raise ObjectMissing(f"{path} did not come", path=path)
         for pack in packs_of(read_limited(view / path, size_max(path))):
             _link(places, f"pack/{pack.hex()}", view)  # what is in neither is missed by who reads it
-        return view
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:

@@ -87,20 +87,6 @@ impl Pipeline {
     }
 }
 
-fn optional<'py>(object: Option<&Bound<'py, PyAny>>, name: &str) -> PyResult<Option<Input<'py>>> {
-    object.map(|object| Input::new(object, name)).transpose()
-}
-
-fn optional_output(
-    object: Option<&Bound<'_, PyAny>>,
-    name: &str,
-    inputs: &[&Input<'_>],
-) -> PyResult<Option<Output>> {
-    object
-        .map(|object| Output::new(object, name, inputs))
-        .transpose()
-}
-
 #[pymethods]
 impl Pipeline {
     #[new]
@@ -180,8 +166,8 @@ impl Pipeline {
         let data = Input::new(data, "data")?;
         let mut slots = Output::new(slots, "slots", &[&data])?;
         let mut lengths = Output::new(lengths, "lengths", &[&data])?;
-        let mut digests = optional_output(digests, "digests", &[&data])?;
-        let mut shard_digests = optional_output(shard_digests, "shard_digests", &[&data])?;
+        let mut digests = Output::optional(digests, "digests", &[&data])?;
+        let mut shard_digests = Output::optional(shard_digests, "shard_digests", &[&data])?;
         Output::apart(
             py,
             &[
@@ -196,14 +182,8 @@ impl Pipeline {
             data.bytes(),
             slots.bytes_mut(),
             lengths.items_mut(py, "lengths")?,
-            digests
-                .as_mut()
-                .map(|out| out.items_mut(py, "digests"))
-                .transpose()?,
-            shard_digests
-                .as_mut()
-                .map(|out| out.items_mut(py, "shard_digests"))
-                .transpose()?,
+            Output::optional_items_mut(&mut digests, py, "digests")?,
+            Output::optional_items_mut(&mut shard_digests, py, "shard_digests")?,
         )
         .map_err(|error| errors::pipeline(py, error))?;
         let count = call.chunks();
@@ -229,8 +209,8 @@ impl Pipeline {
     ) -> PyResult<Vec<(usize, usize)>> {
         let slots = Input::new(slots, "slots")?;
         let lengths = Input::new(lengths, "lengths")?;
-        let digests = optional(digests, "digests")?;
-        let shard_digests = optional(shard_digests, "shard_digests")?;
+        let digests = Input::optional(digests, "digests")?;
+        let shard_digests = Input::optional(shard_digests, "shard_digests")?;
         let mut inputs = vec![&slots, &lengths];
         inputs.extend(&digests);
         inputs.extend(&shard_digests);
@@ -241,14 +221,8 @@ impl Pipeline {
             (slots.bytes(), lengths.items(py, "lengths")?),
             out.bytes_mut(),
             &have,
-            digests
-                .as_ref()
-                .map(|some| some.items(py, "digests"))
-                .transpose()?,
-            shard_digests
-                .as_ref()
-                .map(|some| some.items(py, "shard_digests"))
-                .transpose()?,
+            Input::optional_items(&digests, py, "digests")?,
+            Input::optional_items(&shard_digests, py, "shard_digests")?,
         )
         .map_err(|error| errors::pipeline(py, error))?;
         let count = call.chunks();

@@ -35,6 +35,11 @@ impl<'py> Input<'py> {
         Ok(Self::Exported(export(object, name)?, PhantomData))
     }
 
+    /// The same of an argument that may be None.
+    pub fn optional(object: Option<&Bound<'py, PyAny>>, name: &str) -> PyResult<Option<Self>> {
+        object.map(|object| Self::new(object, name)).transpose()
+    }
+
     /// The bytes.
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -62,6 +67,18 @@ impl<'py> Input<'py> {
                 Err(input_invalid(py, message))
             }
         }
+    }
+
+    /// The same of an argument that may be None.
+    pub fn optional_items<'a, const N: usize>(
+        input: &'a Option<Self>,
+        py: Python<'_>,
+        name: &str,
+    ) -> PyResult<Option<&'a [[u8; N]]>> {
+        input
+            .as_ref()
+            .map(|input| input.items(py, name))
+            .transpose()
     }
 
     /// The bytes as one item of `N`.
@@ -102,6 +119,17 @@ impl Output {
         Ok(Self { buffer })
     }
 
+    /// The same of an argument that may be None.
+    pub fn optional(
+        object: Option<&Bound<'_, PyAny>>,
+        name: &str,
+        inputs: &[&Input<'_>],
+    ) -> PyResult<Option<Self>> {
+        object
+            .map(|object| Self::new(object, name, inputs))
+            .transpose()
+    }
+
     /// That no two of these share a byte.
     pub fn apart(py: Python<'_>, outputs: &[(&str, Option<&Self>)]) -> PyResult<()> {
         let mut seen: Vec<(&str, usize, usize)> = Vec::with_capacity(outputs.len());
@@ -133,6 +161,18 @@ impl Output {
                 Err(input_invalid(py, message))
             }
         }
+    }
+
+    /// The same of an argument that may be None.
+    pub fn optional_items_mut<'a, const N: usize>(
+        output: &'a mut Option<Self>,
+        py: Python<'_>,
+        name: &str,
+    ) -> PyResult<Option<&'a mut [[u8; N]]>> {
+        output
+            .as_mut()
+            .map(|output| output.items_mut(py, name))
+            .transpose()
     }
 
     /// The bytes.

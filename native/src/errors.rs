@@ -100,7 +100,8 @@ pub fn erasure(py: Python<'_>, error: erasure::Error) -> PyErr {
         Error::TooFew { .. } => py.get_type::<TooFewShards>(),
         Error::Overlap(_) => py.get_type::<BuffersOverlap>(),
         Error::Threads(_) => py.get_type::<ThreadsInvalid>(),
-        Error::Panicked(_) => py.get_type::<KernelPanicked>(),
+        // The binding makes each repair for its very call.
+        Error::Repair(_) | Error::Panicked(_) => py.get_type::<KernelPanicked>(),
     };
     zos_error(py, class, error.to_string(), &[])
 }

@@ -359,6 +359,33 @@ def test_a_dead_hold_ends_no_port_and_no_connection(
         dial(address)
 
 
+def test_what_a_dying_hold_had_withdrawn_is_no_port_any_more(
+    start_hold: Starter, target: Callable[..., Target]
+) -> None:
+    """hold carries a removal out and dies before it says so: whoever asks its successor finds no rule to remove."""
+    service = Service(start_hold, "forward", ["forward"], survives=True)
+    forward = service.tool()
+    addresses = [add(forward, f"c/{number}", target(echo).address) for number in range(3)]
+    with dial(addresses[2]) as connection:
+        connection.sendall(b"x")
+        assert connection.recv(1) == b"x"
+        pid = service.pid
+        service.hold.ask("drop", names=["listen/port/c/1"])
+        service.hold.ask("drop", names=["listen/port/c/2", "rule/port/c/2"])
+        service.lose_hold(pid)
+        assert [row["name"] for row in forward.ask("list")["rules"]] == ["c/0"]
+        with pytest.raises(ConnectionResetError):
+            connection.recv(1)
+    assert exchange(addresses[0], b"hello") == b"hello"
+    for address in addresses[1:]:
+        with pytest.raises(ConnectionRefusedError):
+            dial(address)
+    assert service.hold.names("rule/port/") == ["rule/port/c/0"]
+    assert service.hold.names("listen/port/") == ["listen/port/c/0"]
+    assert add(forward, "c/1", target(echo).address, addresses[1]) == addresses[1], "the address is free again"
+    assert service.holding.end() == 0
+
+
 def test_sigterm_is_clean(service: Service, forward: HoldTool, target: Callable[..., Target]) -> None:
     address = add(forward, "c/0", target(echo).address)
     service.kill(signal.SIGTERM)

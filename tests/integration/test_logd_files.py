@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import os
+import platform
 import random
 import select
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.hold_tool import HoldTool, Refused, Starter, pidfd, wait_exit
+from tests.hold_tool import DEADLINE_S, HoldTool, Refused, Starter, pidfd, wait_exit
 from tests.service_tool import Output, Service, output, read_log, write_all
 from zos_core.containers.logfile import NOTE, STDERR, STDOUT, LogReader, log_files
 
 FILE_BYTES_MIN = 131_072
 LIMITS = {"file_bytes_max": 1 << 24, "files_max": 4}
+RECVFROM = {"x86_64": 45, "aarch64": 207}
 
 
 @pytest.fixture
@@ -327,4 +331,37 @@ def test_a_full_disk_blocks_nobody_and_is_counted(start_hold: Starter, small_dis
     assert data.startswith(written[:100_000])
     notes = [frame.data.decode() for frame in frames if frame.stream == NOTE]
     assert any("could not be written here and are lost" in note for note in notes)
+    assert service.holding.end() == 0
+
+
+def test_a_removal_that_hold_did_not_live_to_do_leaves_a_log_that_ends(start_hold: Starter, logs: Path) -> None:
+    """Whoever follows such a log hears of its end: its pipes are taken anew, and no others are waited for."""
+    service = Service(start_hold, "logd", ["log", "--dir", str(logs)], survives=True)
+    logd, one, other = service.tool(), Output(service, "c"), Output(service, "other")
+    for name in ("c", "other"):  # for the other one it goes on without hold
+        logd.ask("attach", name=name, **LIMITS)
+    write_all(one.stdout, b"before ")
+    pid = service.pid
+    os.kill(service.holding.pid, signal.SIGSTOP)
+    with ThreadPoolExecutor(1) as pool:
+        removal = pool.submit(logd.ask, "remove", name="c")
+        # logd has given up the pipes, and waits for hold's answer, which will not come.
+        deadline = time.monotonic() + DEADLINE_S
+        try:
+            while not Path(f"/proc/{pid}/syscall").read_text().startswith(f"{RECVFROM[platform.machine()]} "):
+                assert time.monotonic() < deadline, "logd asks nothing of hold"
+        finally:
+            service.holding.process.kill()  # a process that is stopped ends by nothing less
+        service.lose_hold(pid)
+        with pytest.raises(Refused) as refused:
+            removal.result()
+    assert refused.value.code == "hold.gone"
+    write_all(one.stdout, b"after")
+    one.close()
+    wait_closed(logd, "c")
+    assert not logd.ask("position", name="c")["open"]
+    assert output(read_log(logs / "c"))[STDOUT] == b"before after"
+    logd.ask("remove", name="c")
+    assert not (logs / "c").exists()
+    other.close()
     assert service.holding.end() == 0

@@ -8,23 +8,26 @@ import os
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from flist.hub.endpoints import COMMIT
+from flist.hub.endpoints import COMMIT, Committed, Revision
 from flist.hub.publishing import Publishing
+from flist.manifest import Manifest
 from flist.names import fetch_manifest, read_record
 from flist.publish import publish as publish_image
 from flist.store import DirectoryStore
 from tests.integration.hub_kit import HubProcess, Wire, kill, objects, staged
 from tests.zos_tool import Zos
 from zos_core.base.client import Client
-from zos_core.base.document import encode_msgpack
+from zos_core.base.document import decode_msgpack, encode_msgpack
 from zos_core.base.keyring import Keyring
 from zos_core.base.request_signature import Signer
+from zos_core.base.server import Caller
 
 BIG_BYTES = 9 << 20  # three requests of 4 MiB
 
@@ -382,6 +385,38 @@ def test_one_key_racing_with_itself_publishes_one_image_of_a_revision(
         lost = next(json.loads(out) for out, status in ended if status)
         assert lost["error"]["code"] == "flist.revision-not-new"
         assert "--revision 2" in lost["error"]["hint"]
+
+
+def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    """What each of them verifies lies in a directory of its own: neither takes it from under the other."""
+    as_jane(jane)
+    build(jane, tree)
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    both, views = threading.Barrier(2, timeout=30), set[Path]()
+
+    class Slow(Publishing):
+        def _make_view(self, view: Path, public: bytes, manifest: Manifest) -> None:
+            super()._make_view(view, public, manifest)
+            views.add(view)
+            both.wait()
+
+    async def main() -> list[Committed]:
+        taken = Slow(hub.root)
+        caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+        async with asyncio.TaskGroup() as group:
+            commits = [group.create_task(taken.commit(caller=caller, body=body)) for _ in range(2)]
+        taken.close()
+        return [commit.result() for commit in commits]
+
+    first, second = asyncio.run(main())
+    assert first == second
+    assert len(views) == 2
+    assert not any(view.exists() for view in views)
+    assert staged(hub.root) == set()
 
 
 def test_two_hubs_do_not_publish_into_one_store(jane: Zos, hub: HubProcess) -> None:

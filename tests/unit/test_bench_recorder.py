@@ -70,6 +70,15 @@ def test_baselines_of_ours_are_no_peers(recorder: Recorder) -> None:
     assert [row.role for row in recorder.groups[0].rows] == ["ours", "ours", "peer"]
 
 
+def test_a_reason_is_told_once_however_many_groups_it_skips() -> None:
+    said: list[str] = []
+    recorder = Recorder(say=said.append, show=lambda group: None, quiet_wait_s=0)
+    for reason in ("needs root", "needs root", "no such peer", "needs root"):
+        recorder.skip(reason)
+    assert recorder.skipped == ["needs root", "no such peer"]
+    assert said == ["skipped: needs root", "skipped: no such peer"]
+
+
 def test_names_that_are_taken_are_a_fault_of_the_measure(recorder: Recorder) -> None:
     with recorder.group("k", "T", [("zos", "ms")]) as group:
         group.add("zos", 1.0)

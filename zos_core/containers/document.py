@@ -101,12 +101,11 @@ class ExecRequest(Document, frozen=True, kw_only=True):
 
 
 class Failure(Record, frozen=True, kw_only=True):
-    """Why something did not start: an error's code, message, hint and step."""
+    """Why something did not start: an error's code, message, hint and exit status."""
 
     code: str
     message: str
     hint: str | None = None
-    step: str | None = None
     exit_status: int = 125
 
 
@@ -163,7 +162,6 @@ class ExecState(Record, frozen=True, kw_only=True):
     running: bool = True
     exit_code: int | None = None
     exit_signal: int | None = None
-    failure: Failure | None = None
 
 
 class ContainerState(Record, frozen=True, kw_only=True):
@@ -187,7 +185,6 @@ class ContainerState(Record, frozen=True, kw_only=True):
     limits: list[LimitRecord] = []
     network: NetworkState | None = None
     cgroup: str | None = None
-    log_dropped_bytes: int = 0
     events: list[str] = []
     execs: list[ExecState] = []
     next_exec: int = 1

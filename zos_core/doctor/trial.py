@@ -26,6 +26,7 @@ from zos_core.base.frame import Channel, RemoteError
 from zos_core.base.paths import Instance
 from zos_core.base.peer import Peer
 from zos_core.base.programs import Empty, ExitRecord, Launched, Mount, Mounted, Named, Nothing, Probe, Service
+from zos_core.base.threads import in_thread
 from zos_core.base.tree import Listener, ServiceSpec, Table, end_tree, hold_channel, spawn_service, start_tree, up_lock
 from zos_core.containers.document import ImageRequest, RunRequest
 from zos_core.containers.launch import plan_launch
@@ -104,7 +105,7 @@ async def _trial(instance: Instance, without: Sequence[str], findings: list[Find
                     return await _tried(instance, hold_pid, findings)
             finally:
                 if instance.state_dir.exists():
-                    await asyncio.to_thread(shutil.rmtree, instance.state_dir)
+                    await in_thread(shutil.rmtree, instance.state_dir)
     except (ZosError, OSError) as error:
         # hold or spawn did not start, did not answer, or did not end.
         findings.append(
@@ -269,7 +270,7 @@ async def _attempt(
 async def _container(instance: Instance, tree: CgroupTree, hold: Channel, spawn: Peer) -> str:
     """Launch a container of one static program as `zos run` would, and wait for its end."""
     state = instance.state_dir
-    await asyncio.to_thread(_make_root, state / "tree")
+    await in_thread(_make_root, state / "tree")
     (state / "containers" / NAME).mkdir(parents=True)
     await hold.request("subscribe", Empty(), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
     mount = Mount(image=IMAGE, provider="extract", tree="tree")

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Final
 
 from zos_core.base.paths import Instance
+from zos_core.base.threads import in_thread
 from zos_core.host import layout, systemd
 from zos_core.host.errors import CgroupBusy, CgroupFailed, CgroupUnavailable, SystemdRefused
 from zos_core.host.events import is_populated, wait_empty
@@ -60,7 +61,7 @@ class CgroupGroup:
 
     async def kill(self) -> None:
         """Send SIGKILL to every process of the group, those that are being forked included; none is not an error."""
-        await asyncio.to_thread(_kill, self.path)
+        await in_thread(_kill, self.path)
 
     async def wait_empty(self) -> None:
         """Return when no process lives in the group; at once when there is no such group."""
@@ -72,11 +73,11 @@ class CgroupGroup:
         Raises:
             CgroupBusy: a process lives in it.
         """
-        await asyncio.to_thread(_remove, self.path)
+        await in_thread(_remove, self.path)
 
     async def end(self) -> None:
         """Kill what lives in the group, wait until it has ended, and remove the group; absent is not an error."""
-        if await asyncio.to_thread(_kill_and_remove, self.path):
+        if await in_thread(_kill_and_remove, self.path):
             return
         await self.wait_empty()
         await self.remove()
@@ -87,7 +88,7 @@ class CgroupGroup:
         Raises:
             CgroupFailed: there is no such group.
         """
-        return await asyncio.to_thread(_statistics, self.path)
+        return await in_thread(_statistics, self.path)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,13 +125,13 @@ class CgroupTree:
         note = None
         if base is None:
             base, note = await _choose(instance, mount, processes)
-        return await asyncio.to_thread(_prepare, instance, base, note, list(processes))
+        return await in_thread(_prepare, instance, base, note, list(processes))
 
     @classmethod
     async def find(cls, instance: Instance) -> CgroupTree | None:
         """Find what an instance has left on this machine; nothing is made."""
         mount = _mount()
-        base = await asyncio.to_thread(_search, mount, instance)
+        base = await in_thread(_search, mount, instance)
         if base is None:
             return None
         path = base.path / "zos" / instance.name
@@ -157,7 +158,7 @@ class CgroupTree:
         """
         check_limits(limits)
         group = self.group(name)
-        states = await asyncio.to_thread(self._create, group.path, limits)
+        states = await in_thread(self._create, group.path, limits)
         return CgroupGroup(name=name, path=group.path, limits=states)
 
     def names(self) -> list[str]:
@@ -196,7 +197,7 @@ class CgroupTree:
                 await wait_empty(self.path / SYSTEM_LEAF)
         except TimeoutError:
             pass  # the removal says it
-        await asyncio.to_thread(self._remove)
+        await in_thread(self._remove)
 
     def _create(self, path: Path, limits: Limits) -> tuple[LimitState, ...]:
         with _failing(path, "make"):
@@ -258,7 +259,7 @@ def _mount() -> CgroupMount:
 
 async def _choose(instance: Instance, mount: CgroupMount, processes: Iterable[int]) -> tuple[Base, str | None]:
     """The base, and a note on why it is not a better one."""
-    found = await asyncio.to_thread(_search, mount, instance)
+    found = await in_thread(_search, mount, instance)
     if found is not None and (found.kind is not BaseKind.SCOPE or _populated(found.path)):
         return found, None  # an empty scope is one that systemd is about to remove
     own = _directory_of(mount, "self")

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from zos_core.base.paths import Instance
+from zos_core.base.threads import in_thread
 from zos_core.host.cgroup import CgroupTree, _directory_of, _failing, _mount, _move, _pids, _words, _write
 from zos_core.host.errors import CgroupUnavailable
 from zos_core.host.layout import BaseKind
@@ -27,7 +28,7 @@ async def visiting(instance: Instance) -> AsyncIterator[None]:
         CgroupBusy: they have not.
         CgroupFailed: the kernel refused.
     """
-    home, handed_down = await asyncio.to_thread(_now)
+    home, handed_down = await in_thread(_now)
     try:
         yield
     finally:
@@ -53,7 +54,7 @@ async def _leave(instance: Instance, home: Path | None, handed_down: Mapping[Pat
     if tree is None:
         return
     await tree.reconcile(())
-    await asyncio.to_thread(_go_home, tree, home, handed_down)
+    await in_thread(_go_home, tree, home, handed_down)
     await tree.remove()
 
 

@@ -49,6 +49,9 @@ __all__ = [
 RUN_BYTES_MAX = 32 * 1024 * 1024
 WAIT_S_MAX = 60.0
 GRACE_S_MAX = 3600.0
+# Files of a log are numbered by 32 bits and have at most 1 GiB (LOG-FILE-1, LOG-LIMIT).
+LOG_SEQ_MAX = 2**32 - 1
+LOG_OFFSET_MAX = 1 << 30
 
 
 class ProcessInfo(Record, frozen=True, kw_only=True):
@@ -122,8 +125,8 @@ class RemoveQuery(Document, frozen=True, kw_only=True):
 class LogQuery(Document, frozen=True, kw_only=True):
     """Where to begin, as the stream's position frames say, and whether to go on until the process has ended."""
 
-    seq: Annotated[int, Meta(ge=0)] = 0
-    offset: Annotated[int, Meta(ge=0)] = 0
+    seq: Annotated[int, Meta(ge=0, le=LOG_SEQ_MAX)] = 0
+    offset: Annotated[int, Meta(ge=0, le=LOG_OFFSET_MAX)] = 0
     follow: bool = False
 
 

@@ -9,23 +9,22 @@ parallel.
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import platform
 import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Protocol
 from weakref import WeakValueDictionary
 
 import msgspec
 
 from flist.manifest import SignedManifest
-from flist.mount import READ_DEADLINE_MS, ImageMounts, MountedImage, image_sources
+from flist.mount import ImageMounts, MountedImage, image_sources
 from native.errors import ZosError
 from zos_core.base.errors import DescriptorsExhausted, DiskFull, zos_error_in
 from zos_core.base.frame import PeerGone, RemoteError
@@ -34,28 +33,20 @@ from zos_core.base.peer import Requester
 from zos_core.base.programs import (
     Added,
     AddPort,
-    After,
     Attach,
     BlockStatus,
-    Children,
     Descriptors,
     Dropped,
-    Empty,
     ErrorEvent,
-    Exec,
     ExitRecord,
-    Exits,
-    Kill,
-    Launch,
-    Launched,
     Named,
     Names,
     Nothing,
     Prefix,
-    Probe,
     Remove,
     Seq,
 )
+from zos_core.base.threads import in_thread
 from zos_core.containers.document import (
     ContainerState,
     ExecRequest,
@@ -70,12 +61,10 @@ from zos_core.containers.document import (
     RunRequest,
 )
 from zos_core.containers.errors import (
-    CommandNotExecutable,
     CommandNotFound,
     ContainerBusy,
     ContainerExists,
     ContainerNotRunning,
-    DirectoryUnusable,
     ImageArchitecture,
     LaunchFailed,
     NoSuchContainer,
@@ -86,37 +75,21 @@ from zos_core.containers.errors import (
 from zos_core.containers.launch import plan_exec, plan_launch
 from zos_core.host import CgroupGroup, CgroupTree, Limits
 from zos_core.network import Network, PublishedPort, limitations, parse_published
+from zos_core.supervisor.exits import ExitLedger
+from zos_core.supervisor.launcher import REQUEST_TIMEOUT_S, Identity, Launcher, closing
 from zos_core.supervisor.registry import Registry
+from zos_core.supervisor.tasks import SCARCE, Tasks
 
 __all__ = ["Lifecycle", "Programs"]
 
 log = logging.getLogger("zos.supervisor")
 
-T = TypeVar("T")
-# What a process is to hold: its name and generation.
-Identity = tuple[str, int]
-
-REQUEST_TIMEOUT_S = 30.0
-# execve reads from the image, and each read waits for as long as blockd lets it (READ_DEADLINE_MS).
-LAUNCH_TIMEOUT_S = 2 * READ_DEADLINE_MS / 1000 + 30.0
 KILL_TIMEOUT_S = 10.0
-# How often what is being called off is told to end: it may only now have got the name by which it is told.
-HURRY_INTERVAL_S = 0.1
 STOP_GRACE_S = 10.0
 # How long a container whose follower has vanished is kept for somebody to read its output.
 ATTACH_GRACE_S = 60.0
-# What has to be done in the end, and cannot be while a disk or a limit is full, is tried again after so long.
-SCARCE = (DescriptorsExhausted, DiskFull)
-SCARCE_INTERVAL_S = 0.5
 # Requests that were called off are remembered, so that one that comes later than its calling off starts nothing.
 CALLED_OFF_MAX = 1024
-# A launch is asked of spawn again when spawn died before it had begun with it, this many times.
-SPAWN_TRIES_MAX = 5
-# By the step that failed (spawn.md); any other is the machine's refusal rather than the image's fault.
-# execve(2): what is wrong with the command or with what was given to it, and not with this machine. EPERM is said of a
-# file whose capabilities are more than a container may have.
-COMMAND_ERRORS = (errno.E2BIG, errno.ENAMETOOLONG, errno.ELOOP, errno.EPERM)
-LAUNCH_HINT = "this machine refused the step; spawn.log in the log directory of the instance may say more"
 # Images that nothing uses stay mounted for the next start, this many.
 IDLE_IMAGES_MAX = 4
 # Ended execs and events kept of each container.
@@ -176,14 +149,14 @@ class Lifecycle:
         self._resolve = resolve
         self._state_dir = state_dir
         self._clock_ns = clock_ns
-        self._group = group
+        self._tasks = Tasks(group)
+        self._launcher = Launcher(hold=programs.hold, spawn=programs.spawn, images=images, tasks=self._tasks)
         self._states: dict[str, ContainerState] = {}
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._starting: dict[str, Start] = {}
         self._called_off: dict[str, None] = {}
         self._changed = asyncio.Condition()
-        self._exits_pending: set[int] = set()
-        self._exits_seen = 0
+        self._exits = ExitLedger()
         self._reconciled = False
         self._idle_images: list[str] = []
         # By container: what is about to be mounted, or is and not yet in its document.
@@ -192,7 +165,6 @@ class Lifecycle:
         self._released: dict[str, int] = {}
         self._closing = False
         self._generation = 0
-        self._tasks: set[asyncio.Task[None]] = set()
 
     # --- reading -------------------------------------------------------------------------------------------------
 
@@ -212,9 +184,12 @@ class Lifecycle:
         return self._with_counters(state, await self._images.status(state.image.digest))
 
     async def wait(self, name: str, *, timeout_s: float) -> ContainerState:
-        """The container as it is when it has ended, or after `timeout_s` seconds."""
-        await self._wait_until(lambda: self._get(name).status == "exited", timeout_s=timeout_s)
-        return self._get(name)
+        """The container as it is when it has ended, or after `timeout_s` seconds.
+
+        Raises:
+            NoSuchContainer: it is not known here, or was removed meanwhile.
+        """
+        return await self._ended(self._get(name), timeout_s=timeout_s)
 
     async def wait_exec(self, name: str, number: str, *, timeout_s: float) -> ExecState:
         """The exec as it is when it has ended, or after `timeout_s` seconds."""
@@ -228,13 +203,29 @@ class Lifecycle:
         except TimeoutError:
             return
 
+    async def _ended(self, state: ContainerState, *, timeout_s: float) -> ContainerState:
+        """This very container when it has ended, or after `timeout_s` seconds: a later one of its name is another."""
+
+        def has_ended() -> bool:
+            known = self._current(state)
+            return known is None or known.status == "exited"
+
+        await self._wait_until(has_ended, timeout_s=timeout_s)
+        known = self._current(state)
+        if known is None:
+            raise _unknown(state.name)
+        return known
+
+    def _current(self, state: ContainerState) -> ContainerState | None:
+        """This very container as it now is; None when it was removed."""
+        known = self._states.get(state.name)
+        return known if known is not None and known.generation == state.generation else None
+
     def _get(self, name: str) -> ContainerState:
         try:
             return self._states[name]
         except KeyError:
-            raise NoSuchContainer(
-                f"there is no container {name!r}", hint="zos ps lists those there are", name=name
-            ) from None
+            raise _unknown(name) from None
 
     def get_exec(self, name: str, number: str) -> ExecState:
         """One exec by its number as it stands in a path.
@@ -274,7 +265,7 @@ class Lifecycle:
         name = request.name
         while True:
             if self._closing:
-                raise ContainerBusy("the node is going down", hint="zos up starts it again")
+                raise _going_down()
             if request.request_id in self._called_off:
                 raise StartCalledOff(f"the start of {name!r} was called off", name=name)
             known, start = self._states.get(name), self._starting.get(name)
@@ -299,14 +290,14 @@ class Lifecycle:
                 created_ns=self._clock_ns(),
             )
             self._states[name] = state
-            task = self._begin(self._start(state, ports, again=known is not None), f"start {name}")
+            task = self._tasks.begin(self._start(state, ports, again=known is not None), f"start {name}")
             start = self._starting[name] = Start(request_id=request.request_id, task=task)
             task.add_done_callback(lambda _: self._start_done(name))
         # The start goes on when the caller goes away: whoever asks again with the same request_id joins it.
         await asyncio.wait([start.task])
         if start.task.cancelled():
             if start.request_id not in self._called_off:
-                raise PeerGone("the supervisor ends, because hold has died", sent=False)
+                raise self._given_up()
             raise StartCalledOff(f"the start of {name!r} was called off", name=name)
         outcome = start.task.result()
         if isinstance(outcome, ZosError):
@@ -355,29 +346,20 @@ class Lifecycle:
                 state,
                 status="exited",
                 finished_ns=self._clock_ns(),
-                failure=Failure(code=known.code, message=str(known), hint=known.hint),
+                failure=Failure(code=known.code, message=str(known), hint=known.hint, exit_status=known.exit_status),
             )
 
             async def discard() -> None:
                 async with self._lock(name):
-                    there = self._states.get(name)
-                    if there is not None and there.generation == state.generation:
+                    if self._current(state) is not None:
                         await self._discard(name)
                 await self._notify()
 
-            self._background(self._in_the_end(discard, f"removal of {name}"), f"discard {name}")
+            self._tasks.background(self._tasks.in_the_end(discard, f"removal of {name}"), f"discard {name}")
 
-    async def _in_the_end(self, work: Callable[[], Awaitable[None]], what: str) -> None:
-        """Do something that must not be left undone: again and again while a disk or a limit is full."""
-        told = False
-        while True:
-            try:
-                return await work()
-            except SCARCE as error:
-                if not told:
-                    log.warning("%s waits: %s", what, error)
-                told = True
-                await asyncio.sleep(SCARCE_INTERVAL_S)
+    def _given_up(self) -> ZosError:
+        """Why a start ended that nobody had called off."""
+        return _going_down() if self._closing else PeerGone("the supervisor is ending", sent=False)
 
     def _start_done(self, name: str) -> None:
         self._starting.pop(name, None)
@@ -428,16 +410,23 @@ class Lifecycle:
             netns=name,
             cgroup=str(cgroup.path),
         )
-        pid = await self._spawn_process("launch", launch, request.args[0] if request.args else "", name, image=image)
+        pid = await self._launcher.start(
+            "launch",
+            launch,
+            request.args[0] if request.args else "",
+            name,
+            image=image,
+            read_error=partial(self._read_error, name),
+        )
         await self._attach_log(name)
         return self._change(state, status="running", pid=pid, started_ns=self._clock_ns())
 
     async def _connect(self, name: str, ports: list[PublishedPort]) -> NetworkState:
         """Give the container its namespace, its link and its published ports."""
-        _, descriptors = await self._to_its_end(
+        _, descriptors = await self._tasks.to_its_end(
             self._programs.spawn.request("netns", Named(name=name), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         )
-        with _closing(descriptors):
+        with closing(descriptors):
             attachment = await self._network.attach(name, descriptors[0], descriptors[1])
         published = []
         for number, port in enumerate(ports):
@@ -476,94 +465,12 @@ class Lifecycle:
             for layer in ("upper", "work"):
                 (directory / layer).mkdir(mode=0o755, exist_ok=True)
 
-        await asyncio.to_thread(make)
+        await in_thread(make)
 
-    async def _spawn_process(
-        self, operation: str, body: Launch | Exec, command: str, name: str, *, image: SignedManifest | None = None
-    ) -> int:
-        """Ask spawn for a process and turn its refusal into the error a user knows."""
-        try:
-            # A program that is being loaded waits for its image: killed, it does so no longer.
-            kill = partial(self._kill, body.name, signal.SIGKILL)
-            return await self._to_its_end(self._launch_once(operation, body, image), hurry=kill)
-        except RemoteError as error:
-            if error.remote_code == "spawn.not-found":
-                raise CommandNotFound(
-                    f"the image has no command {command!r}",
-                    hint="give a command after -- that exists in the image",
-                    name=name,
-                ) from error
-            if error.remote_code == "spawn.not-executable":
-                raise CommandNotExecutable(
-                    f"{command!r} cannot be executed: {error}", hint=error.hint, name=name
-                ) from error
-            if error.step == "chdir":
-                raise DirectoryUnusable(
-                    f"the working directory {os.fsdecode(body.cwd)!r} cannot be entered: {error}",
-                    hint="it must be a directory in the image: --workdir DIR",
-                    name=name,
-                ) from error
-            if (error.step or "").startswith("execve") and error.errno in COMMAND_ERRORS:
-                raise CommandNotExecutable(f"{command[:80]!r} cannot be executed: {error}", name=name) from error
-            raise LaunchFailed(
-                f"{operation} of {name!r} failed: {error}",
-                hint=error.hint or self._launch_hint(name, error),
-                name=name,
-                step=error.step,
-                errno=None if error.errno is None else errno.errorcode.get(error.errno, str(error.errno)),
-            ) from error
-
-    def _launch_hint(self, name: str, error: RemoteError) -> str:
+    def _read_error(self, name: str) -> str | None:
+        """Why a read of the container's image failed last."""
         state = self._states.get(name)
-        if error.errno == errno.EIO and state is not None and state.events:
-            return f"a read of the image failed: {state.events[-1]}"
-        return LAUNCH_HINT
-
-    async def _launch_once(self, operation: str, body: Launch | Exec, image: SignedManifest | None) -> int:
-        """The pid of a new process; it is made once, though spawn may die while it is asked.
-
-        A mount of `image` that a spawn took with it when it died is made anew.
-        """
-        for _ in range(SPAWN_TRIES_MAX):
-            try:
-                launched, descriptors = await self._programs.spawn.request(
-                    operation, body, reply=Launched, timeout_s=LAUNCH_TIMEOUT_S
-                )
-            except PeerGone:
-                alive, ended = await self._made()
-                pid = alive.get((body.name, body.generation), ended.get((body.name, body.generation)))
-                if pid is not None:
-                    return pid
-            except RemoteError as error:
-                if error.remote_code != "spawn.image-not-mounted" or image is None:
-                    raise
-                await self._images.mount_again(image)
-            else:
-                with _closing(descriptors):
-                    return launched.pid
-        raise LaunchFailed(
-            f"spawn died {SPAWN_TRIES_MAX} times while it was asked to {operation} {body.name!r}",
-            hint="its log says why: spawn.log in the log directory of the instance",
-            name=body.name,
-        )
-
-    async def _made(self) -> tuple[dict[Identity, int], dict[Identity, int]]:
-        """Pids of the processes that live, and of those whose end is not acknowledged, by name and generation.
-
-        Nothing comes to them by what a dead supervisor, or a dead spawn, had under way: spawn begins nothing more for a
-        connection that has ended (SPAWN-GONE), and hold has carried out what an ended service had sent (HOLD-RESTART),
-        before a request after that is answered.
-        """
-        hold = self._programs.hold
-        await self._programs.spawn.request("probe", Empty(), reply=Probe, timeout_s=REQUEST_TIMEOUT_S)
-        children, _ = await hold.request("children", Empty(), reply=Children, timeout_s=REQUEST_TIMEOUT_S)
-        alive = {(child.name, child.generation): child.pid for child in children.children}
-        ended = {(record.name, record.generation): record.pid for record in await self._exits()}
-        return alive, ended
-
-    async def _exits(self) -> list[ExitRecord]:
-        exits, _ = await self._programs.hold.request("exits", After(after=0), reply=Exits, timeout_s=REQUEST_TIMEOUT_S)
-        return exits.exits
+        return state.events[-1] if state is not None and state.events else None
 
     async def _attach_log(self, name: str, *, may_lack: bool = False) -> None:
         """Have logd drain what a process prints; `may_lack`: it may have failed before it became a program."""
@@ -601,7 +508,9 @@ class Lifecycle:
             plan = plan_exec(state.request, request, name=process, generation=state.generation, cgroup=state.cgroup)
             state = await self._save(state, execs=[*state.execs, started], next_exec=number + 1)
             try:
-                pid = await self._spawn_process("exec", plan, request.args[0], name)
+                pid = await self._launcher.start(
+                    "exec", plan, request.args[0], name, read_error=partial(self._read_error, name)
+                )
             except PeerGone:
                 raise  # hold's end: whether it was made, the next supervisor will know
             except ZosError:
@@ -610,7 +519,7 @@ class Lifecycle:
             try:
                 await self._attach_log(process)
             except DescriptorsExhausted:
-                await self._kill(process, signal.SIGKILL)  # nobody would hear what it prints
+                await self._launcher.kill(process, signal.SIGKILL)  # nobody would hear what it prints
                 raise
             started = msgspec.structs.replace(started, pid=pid)
             self._change_exec(name, started)
@@ -624,24 +533,30 @@ class Lifecycle:
         state = self._get(name)
         if state.status not in ("running", "stopping"):
             raise ContainerNotRunning(f"container {name!r} is {state.status}, not running", name=name)
-        await self._kill(name, number)
+        await self._launcher.kill(name, number)
 
     async def stop(self, name: str, *, grace_s: float) -> ContainerState:
-        """SIGTERM, `grace_s` seconds, then cgroup.kill; returns when it has ended. Ended already is no error."""
-        async with self._lock(name):
-            state = self._get(name)
-            if state.status == "running":
-                self._change(state, status="stopping")  # no document: it is to end on a full disk too
-                await self._kill(name, signal.SIGTERM)
-        state = await self.wait(name, timeout_s=grace_s)
-        return state if state.status == "exited" else await self._end(name)
+        """SIGTERM, `grace_s` seconds, then cgroup.kill; returns when it has ended. Ended already is no error.
 
-    async def _end(self, name: str) -> ContainerState:
-        """Kill everything in the container's cgroup and wait until its exit has been seen."""
+        A start that is under way is waited for. The container's lock is not: an exec has it for as long as its program
+        is being loaded from a hub that does not answer.
+        """
+        while (start := self._starting.get(name)) is not None and not start.task.done():
+            await asyncio.wait([start.task])
         state = self._get(name)
-        await self._kill(name, signal.SIGKILL)
-        await self._cgroups.group(name).kill()
-        state = await self.wait(name, timeout_s=KILL_TIMEOUT_S)
+        if state.status == "running":
+            self._change(state, status="stopping")  # no document: it is to end on a full disk too
+            await self._launcher.kill(name, signal.SIGTERM)
+        state = await self._ended(state, timeout_s=grace_s)
+        return state if state.status == "exited" else await self._end(state)
+
+    async def _end(self, state: ContainerState) -> ContainerState:
+        """Kill everything in the container's cgroup and wait until its exit has been seen."""
+        name = state.name
+        await self._launcher.kill(name, signal.SIGKILL)
+        if self._current(state) is not None:
+            await self._cgroups.group(name).kill()
+        state = await self._ended(state, timeout_s=KILL_TIMEOUT_S)
         if state.status != "exited":
             raise LaunchFailed(
                 f"container {name!r} did not end within {KILL_TIMEOUT_S:.0f} s of being killed",
@@ -683,31 +598,19 @@ class Lifecycle:
     async def _remove(self, state: ContainerState) -> None:
         """End and forget this very container, however far it has come."""
         name = state.name
-
-        def there() -> bool:
-            known = self._states.get(name)
-            return known is not None and known.generation == state.generation
-
         start = self._starting.get(name)
         if start is not None and start.request_id == state.request.request_id:
             self._remember_called_off(start.request_id)
             start.task.cancel()
             await asyncio.wait([start.task])
-        if there() and self._states[name].status in ("running", "stopping"):
-            await self._end(name)
+        known = self._current(state)
+        if known is not None and known.status in ("running", "stopping"):
+            with suppress(NoSuchContainer):  # somebody else has removed it first, or its --rm
+                await self._end(known)
         async with self._lock(name):
-            if there():
+            if self._current(state) is not None:
                 await self._discard(name)
         await self._notify()
-
-    async def _kill(self, name: str, number: int) -> None:
-        try:
-            await self._programs.hold.request(
-                "kill", Kill(name=name, signal=number), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
-            )
-        except RemoteError as error:
-            if error.remote_code not in ("hold.missing", "hold.no-such-child"):
-                raise
 
     async def _release(self, name: str) -> None:
         """Give back what a running container holds; by its name alone, so that it may be called again at any time."""
@@ -777,11 +680,10 @@ class Lifecycle:
 
         One that comes before `reconcile` knows whose it is stays with hold, of whom `reconcile` asks it at its end.
         """
-        if not self._reconciled or record.seq <= self._exits_seen or record.seq in self._exits_pending:
+        if not self._reconciled or not self._exits.take(record.seq):
             return
-        self._exits_pending.add(record.seq)
         work = partial(self._handle_exit, record)
-        self._background(self._in_the_end(work, f"the end of {record.name}"), f"exit {record.name}")
+        self._tasks.background(self._tasks.in_the_end(work, f"the end of {record.name}"), f"exit {record.name}")
 
     async def _handle_exit(self, record: ExitRecord) -> None:
         name, _, exec_part = record.name.partition("/exec-")
@@ -792,10 +694,8 @@ class Lifecycle:
                     await self._exec_ended(name, int(exec_part), record)
                 else:
                     await self._container_ended(state, record)
-        self._exits_pending.discard(record.seq)
-        self._exits_seen = max(self._exits_seen, record.seq)
-        oldest = min(self._exits_pending, default=self._exits_seen + 1)
-        await self._programs.hold.request("ack", Seq(seq=oldest - 1), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
+        if (upto := self._exits.close(record.seq)) is not None:
+            await self._programs.hold.request("ack", Seq(seq=upto), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S)
         await self._notify()
 
     async def _container_ended(self, state: ContainerState, record: ExitRecord) -> None:
@@ -825,15 +725,14 @@ class Lifecycle:
 
     def _remove_behind(self, state: ContainerState) -> None:
         work = partial(self._remove_ended, state)
-        self._background(self._in_the_end(work, f"removal of {state.name}"), f"remove {state.name}")
+        self._tasks.background(self._tasks.in_the_end(work, f"removal of {state.name}"), f"remove {state.name}")
 
     async def _remove_ended(self, state: ContainerState) -> None:
         """Carry out --rm: at once, or when the follower that was to do it has not for a while."""
         if state.request.attached:
-            await self._wait_until(lambda: state.name not in self._states, timeout_s=ATTACH_GRACE_S)
+            await self._wait_until(lambda: self._current(state) is None, timeout_s=ATTACH_GRACE_S)
         async with self._lock(state.name):
-            known = self._states.get(state.name)
-            if known is not None and known.generation == state.generation:
+            if self._current(state) is not None:
                 await self._discard(state.name)
         await self._notify()
 
@@ -888,7 +787,7 @@ class Lifecycle:
         nobody knows is ended and removed.
         """
         self._states = await self._registry.load()
-        alive, ended = await self._made()
+        alive, ended = await self._launcher.made()
         for name, state in list(self._states.items()):
             if state.status == "exited":
                 continue
@@ -921,7 +820,7 @@ class Lifecycle:
         for (name, generation), _pid in alive.items():
             state_of = self._states.get(name.partition("/")[0])
             if state_of is None or state_of.generation != generation:
-                await self._kill(name, signal.SIGKILL)
+                await self._launcher.kill(name, signal.SIGKILL)
         running = [name for name, state in self._states.items() if state.status != "exited"]
         for name, state in self._states.items():
             if state.status == "exited":
@@ -931,8 +830,9 @@ class Lifecycle:
         await self._cgroups.reconcile(running)
         await self._network.reconcile(running)
         self._reconciled = True
-        for record in await self._exits():
+        for record in await self._launcher.exits():
             self.exited(record)
+        self._exits.complete()
         for state in list(self._states.values()):
             if state.status == "exited" and state.request.remove_on_exit:
                 self._remove_behind(state)
@@ -979,72 +879,42 @@ class Lifecycle:
                 await self._note(self._change_exec(state.name, msgspec.structs.replace(known, running=False, pid=None)))
 
     async def shut_down(self, *, grace_s: float = STOP_GRACE_S) -> None:
-        """Stop every container, with grace and all at once, and release every image; documents and layers stay."""
+        """Stop every container, with grace and all at once, and release every image; documents and layers stay.
+
+        Raises:
+            ZosError, ExceptionGroup: what kept one of them, or several, from ending; all others have.
+        """
         self._closing = True
         starts = [start.task for start in self._starting.values()]
         for task in starts:
             task.cancel()
         if starts:
             await asyncio.wait(starts)
+        failed: list[ZosError] = []
+
+        async def stop(name: str) -> None:
+            try:
+                await self.stop(name, grace_s=grace_s)
+            except NoSuchContainer:
+                return  # its --rm, or somebody's zos rm, was faster
+            except ZosError as error:
+                failed.append(error)  # the others have their grace all the same
+
         async with asyncio.TaskGroup() as group:
             for name, state in list(self._states.items()):
                 if state.status in ("running", "stopping"):
-                    group.create_task(self.stop(name, grace_s=grace_s), name=f"stop {name}")
+                    group.create_task(stop(name), name=f"stop {name}")
         await self._trim_images()
+        if failed:
+            raise failed[0] if len(failed) == 1 else ExceptionGroup("containers did not end", failed)
 
     # --- small things --------------------------------------------------------------------------------------------
 
     def abandon(self) -> None:
         """Give up everything that is under way; the next supervisor's `reconcile` takes it up."""
-        for task in [*self._tasks, *(start.task for start in self._starting.values())]:
-            task.cancel()
-
-    async def _to_its_end(
-        self, work: Coroutine[None, None, T], *, hurry: Callable[[], Awaitable[None]] | None = None
-    ) -> T:
-        """The result of `work`; when cancelled, first lets it come to its end, so that what it made can be undone.
-
-        `hurry` is called meanwhile, again and again, to bring that end about.
-        """
-        outcome: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-
-        async def carry() -> None:
-            try:
-                outcome.set_result(await work)
-            except ZosError as error:
-                outcome.set_exception(error)
-            except asyncio.CancelledError:  # given up with everything else
-                outcome.cancel()
-                raise
-
-        self._background(carry(), "launch")
-        try:
-            return await asyncio.shield(outcome)
-        except asyncio.CancelledError:
-            while not outcome.done():
-                if hurry is not None:
-                    await hurry()
-                await asyncio.wait([outcome], timeout=None if hurry is None else HURRY_INTERVAL_S)
-            if not outcome.cancelled():
-                outcome.exception()  # retrieved; that it was called off counts more
-            raise
-
-    def _background(self, work: Coroutine[None, None, None], name: str) -> None:
-        task = self._begin(work, name)
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
-    def _begin(self, work: Coroutine[None, None, T], name: str) -> asyncio.Task[T]:
-        """A task of this supervisor.
-
-        Raises:
-            PeerGone: it is on its way down, since hold has died; whoever asked asks the next one.
-        """
-        try:
-            return self._group.create_task(work, name=name)
-        except RuntimeError as error:  # the group begins nothing more
-            work.close()
-            raise PeerGone("the supervisor ends, because hold has died", sent=False) from error
+        self._tasks.abandon()
+        for start in self._starting.values():
+            start.task.cancel()
 
     def _next_generation(self) -> int:
         """A number that no launch on this machine has had, so that an old exit is never taken for a new one's."""
@@ -1066,8 +936,10 @@ class Lifecycle:
         try:
             await self._registry.save(changed, durable=durable)
         except Exception:
-            if self._states.get(state.name) is changed and before is not None:
-                self._states[state.name] = before
+            known = self._current(changed)
+            if known is not None and before is not None:  # what others have changed meanwhile stays
+                kept = {field: getattr(before, field) for field in changes}
+                self._states[state.name] = msgspec.structs.replace(known, **kept)
             raise
         return changed
 
@@ -1092,7 +964,7 @@ class Lifecycle:
                 if (state := self._states.get(name)) is not None:
                     await self._registry.save(state, durable=False)
 
-        self._background(self._in_the_end(save, f"the document of {name}"), f"save {name}")
+        self._tasks.background(self._tasks.in_the_end(save, f"the document of {name}"), f"save {name}")
 
     async def _notify(self) -> None:
         async with self._changed:
@@ -1104,18 +976,16 @@ def _check_command(args: Sequence[str], name: str) -> None:
         raise CommandNotFound("no command was given", hint="give one after -- that exists in the image", name=name)
 
 
+def _unknown(name: str) -> NoSuchContainer:
+    return NoSuchContainer(f"there is no container {name!r}", hint="zos ps lists those there are", name=name)
+
+
+def _going_down() -> ContainerBusy:
+    return ContainerBusy("the node is going down", hint="zos up starts it again")
+
+
 def _reason(error: RemoteError) -> str:
     return str(error) if error.errno is None else os.strerror(error.errno)
-
-
-@contextmanager
-def _closing(descriptors: list[int]) -> Iterator[None]:
-    """Close descriptors that came with a reply when the block ends."""
-    try:
-        yield
-    finally:
-        for descriptor in descriptors:
-            os.close(descriptor)
 
 
 def _limits(resources: Resources) -> Limits:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 
 from zos_core.base.frame import Channel, PeerGone, RemoteError
 from zos_core.base.programs import Named, Nothing, Position
+from zos_core.base.threads import in_thread
 from zos_core.containers.logfile import LogReader, LogTorn
 from zos_core.containers.logstream import NOTE, StreamFrame, encode_frame, encode_position
 
@@ -31,25 +33,27 @@ class LogStreams:
 
         Without `follow` to what has been written by now, with it until the output has ended.
         """
-        growth = self._growth(process) if follow else self._once(process)
-        with LogReader(self._directory / process, seq=seq, offset=offset) as reader:
+        growth = self._growth(process) if follow else self._once()
+        async with aclosing(growth):  # its connection to logd ends with the stream, and not when it is collected
             told = await anext(growth)  # what cannot be followed is an error, and not a stream that breaks off
-            yield b""  # the head of the answer leaves before the first output is there
-            async for open_ in _after(told, growth):
-                while frames := await asyncio.to_thread(_read, reader):
-                    yield b"".join(map(encode_frame, frames)) + encode_position(*reader.position)
-                if not open_:
-                    return
+            with LogReader(self._directory / process, seq=seq, offset=offset) as reader:
+                yield b""  # the head of the answer leaves before the first output is there
+                async for open_ in _after(told, growth):
+                    while frames := await in_thread(_read, reader):
+                        yield b"".join(map(encode_frame, frames)) + encode_position(*reader.position)
+                    if not open_:
+                        return
 
-    async def _once(self, process: str) -> AsyncIterator[bool]:
+    async def _once(self) -> AsyncGenerator[bool, None]:
         yield False
 
-    async def _growth(self, process: str) -> AsyncIterator[bool]:
+    async def _growth(self, process: str) -> AsyncGenerator[bool, None]:
         """Yields whenever there may be more to read: True while the output is open, a last False when it has ended.
 
         Raises:
             PeerGone: logd has not come back.
             DescriptorsExhausted: logd, or this process, has no descriptor for one more reader.
+            RemoteError: logd refuses for another reason, such as that it has as many clients as it takes.
         """
         last: PeerGone | None = None
         for _ in range(RECONNECTS_MAX):
@@ -69,8 +73,10 @@ class LogStreams:
             except PeerGone as gone:
                 last = gone
                 await asyncio.sleep(RECONNECT_INTERVAL_S)
-            except RemoteError:  # logd has no such process (any more): what its files hold is all there is
-                yield False
+            except RemoteError as error:
+                if error.remote_code != "logd.unknown-name":
+                    raise
+                yield False  # logd has no such process (any more): what its files hold is all there is
                 return
         raise last or PeerGone("logd has not come back")
 

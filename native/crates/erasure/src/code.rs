@@ -22,8 +22,10 @@ pub struct Code {
     inverses: Inverses,
 }
 
-/// Which shards make which: the survivors that are read, and the tables, if they were kept.
+/// Which shards make which in one code: the survivors that are read, and the tables, if they were kept.
 pub struct Repair {
+    /// The encoder of the code that made it, and no other's.
+    of: Arc<Tables>,
     survivors: Vec<usize>,
     lost: Vec<usize>,
     tables: Option<Arc<Tables>>,
@@ -33,6 +35,11 @@ impl Repair {
     /// Whether an inversion is still to be done.
     pub fn is_pending(&self) -> bool {
         self.tables.is_none()
+    }
+
+    /// Whether `code` made it, for a call in which these k shards, ascending, are read.
+    pub fn serves(&self, code: &Code, survivors: &[usize]) -> bool {
+        Arc::ptr_eq(&self.of, &code.encoder) && self.survivors == survivors
     }
 
     fn key(&self) -> (Mask, Mask) {
@@ -159,6 +166,7 @@ impl Code {
         survivors.sort_unstable();
         survivors.truncate(self.k);
         let mut repair = Repair {
+            of: Arc::clone(&self.encoder),
             survivors,
             lost: lost.to_vec(),
             tables: None,
@@ -216,7 +224,7 @@ impl Code {
     ///
     /// # Errors
     ///
-    /// Counts, lengths, overlaps or threads are wrong.
+    /// Counts, lengths, overlaps or threads are wrong; the repair is another code's, of other shards, or not solved.
     pub fn reconstruct<'a>(
         &self,
         repair: &Repair,
@@ -229,23 +237,26 @@ impl Code {
         if lost.is_empty() {
             return Ok(None);
         }
+        let unfit = |what: &str| Error::Repair(format!("the repair {what}"));
         let tables = repair
             .tables
             .clone()
-            .ok_or_else(|| Error::Panicked("the repair was not solved".into()))?;
+            .ok_or_else(|| unfit("was not solved"))?;
         // Shards at hand that are not read count for lengths and overlaps all the same.
         let length = same_length(&shards, &targets)?;
         no_overlap(&shards, &targets)?;
         let mut by_index: Vec<_> = indexes.iter().copied().zip(shards).collect();
         by_index.sort_unstable_by_key(|(index, _)| *index);
-        let sources = by_index
-            .into_iter()
-            .take(self.k)
-            .map(|(_, shard)| shard)
-            .collect();
+        let (read, sources): (Vec<_>, Vec<_>) = by_index.into_iter().take(self.k).unzip();
+        if !repair.serves(self, &read) {
+            return Err(unfit("is of another code, or reads other shards"));
+        }
         let mut by_lost: Vec<_> = lost.iter().copied().zip(targets).collect();
         by_lost.sort_unstable_by_key(|(index, _)| *index);
-        let targets = by_lost.into_iter().map(|(_, target)| target).collect();
+        let (made, targets): (Vec<_>, Vec<_>) = by_lost.into_iter().unzip();
+        if made != repair.lost {
+            return Err(unfit("makes other shards"));
+        }
         self.checked(tables, sources, Output::Write(targets), length, threads)
             .map(Some)
     }

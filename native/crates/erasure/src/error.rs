@@ -28,6 +28,8 @@ pub enum Error {
     Overlap(String),
     /// A number of threads outside of 1 to 64.
     Threads(usize),
+    /// A repair that is not the one of this code and these shards, or that was not solved.
+    Repair(String),
     /// The code itself failed: a mistake of ours, which no argument may bring about.
     Panicked(String),
 }
@@ -40,7 +42,8 @@ impl fmt::Display for Error {
             | Self::Count(text)
             | Self::Length(text)
             | Self::Index(text)
-            | Self::Overlap(text) => f.write_str(text),
+            | Self::Overlap(text)
+            | Self::Repair(text) => f.write_str(text),
             Self::Empty => f.write_str("a shard has at least one byte"),
             Self::TooFew { have, need } => {
                 write!(f, "{have} shards are not enough: {need} are needed")

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use crate::kernel::Path;
-use crate::{field, Code, Error, Matrix, Source, Target};
+use crate::{field, Code, Error, Matrix, Repair, Source, Target};
 
 /// A generator for tests: xorshift64*, seeded, so that a failure can be run again.
 pub(crate) struct Random(u64);
@@ -331,4 +331,60 @@ fn the_refusals() {
         Some(Error::TooFew { have: 2, need: 3 })
     );
     assert_eq!(repair(&[0, 3, 4], &[1, 2]), None);
+}
+
+#[test]
+fn a_repair_of_another_code_or_for_other_shards_is_refused() {
+    let path = *paths().first().expect("every machine has a path");
+    let make = |matrix| Code::new(3, 2, matrix, Some(path), None).unwrap();
+    let (code, other) = (make(Matrix::Cauchy), make(Matrix::Vandermonde));
+    let shards = vec![vec![1; 8]; 3];
+    let mut made = vec![vec![0xaa; 8]];
+    let mut solved = code.plan(&[0, 2, 3], &[1]).unwrap();
+    let refused = |code: &Code, repair: &Repair, have: &[usize], lost, made: &mut [Vec<u8>]| {
+        code.reconstruct(
+            repair,
+            (have, sources(&shards)),
+            (&[lost], targets(made)),
+            1,
+        )
+        .err()
+    };
+    let is_of_repair = |error| matches!(error, Some(Error::Repair(_)));
+    assert!(
+        is_of_repair(refused(&code, &solved, &[0, 2, 3], 1, &mut made)),
+        "it was not solved"
+    );
+    code.solve(&mut solved).unwrap();
+    assert!(is_of_repair(refused(
+        &other,
+        &solved,
+        &[0, 2, 3],
+        1,
+        &mut made
+    )));
+    let alike = make(Matrix::Cauchy);
+    assert!(is_of_repair(refused(
+        &alike,
+        &solved,
+        &[0, 2, 3],
+        1,
+        &mut made
+    )));
+    assert!(is_of_repair(refused(
+        &code,
+        &solved,
+        &[0, 2, 4],
+        1,
+        &mut made
+    )));
+    assert!(is_of_repair(refused(
+        &code,
+        &solved,
+        &[0, 2, 3],
+        4,
+        &mut made
+    )));
+    assert_eq!(made, [[0xaa; 8]], "nothing is written");
+    assert_eq!(refused(&code, &solved, &[3, 0, 2], 1, &mut made), None);
 }

@@ -136,8 +136,24 @@ impl Server {
         }
     }
 
+    /// Serve a client of which epoll tells `flags`: send what waits, take what it has sent.
+    pub fn hear(
+        &mut self,
+        epoll: BorrowedFd<'_>,
+        client: ClientId,
+        flags: EventFlags,
+    ) -> Vec<Request> {
+        if flags.contains(EventFlags::OUT) {
+            self.flush(epoll, client);
+        }
+        match flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
+            true => self.receive(epoll, client),
+            false => Vec::new(),
+        }
+    }
+
     /// What a client has sent; one that has closed or broken the rules is gone afterwards.
-    pub fn receive(&mut self, epoll: BorrowedFd<'_>, client: ClientId) -> Vec<Request> {
+    fn receive(&mut self, epoll: BorrowedFd<'_>, client: ClientId) -> Vec<Request> {
         let mut requests = Vec::new();
         let Some(one) = self.clients.get(&client) else {
             return requests;
@@ -188,7 +204,7 @@ impl Server {
     }
 
     /// Send what waits, as far as the client takes it.
-    pub fn flush(&mut self, epoll: BorrowedFd<'_>, client: ClientId) {
+    fn flush(&mut self, epoll: BorrowedFd<'_>, client: ClientId) {
         let Some(one) = self.clients.get_mut(&client) else {
             return;
         };
@@ -222,6 +238,25 @@ impl Server {
     ) {
         let map = result.unwrap_or_else(|error| wire::error(request.id, &error));
         self.send(epoll, request.client, map);
+    }
+
+    /// The hold that the request `hold` brings; it is answered either way.
+    pub fn take_hold(
+        &mut self,
+        epoll: BorrowedFd<'_>,
+        request: &mut Request,
+    ) -> Option<HoldClient> {
+        let fds = std::mem::take(&mut request.fds);
+        match take_hold(request.id, &request.map, fds, request.is_short) {
+            Ok((hold, reply)) => {
+                self.answer(epoll, request, Ok(reply));
+                Some(hold)
+            }
+            Err(error) => {
+                self.answer(epoll, request, Err(error));
+                None
+            }
+        }
     }
 
     fn close(&mut self, epoll: BorrowedFd<'_>, client: ClientId) {

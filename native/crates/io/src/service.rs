@@ -1,14 +1,18 @@
-//! What the roles `log` and `forward` have in common around their loop: the start, signals, hold's end.
+//! What the roles `log` and `forward` have in common around their loop: the start, signals, hold's end and its successor.
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::process::ExitCode;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use rustix::event::epoll::{self, EventData, EventFlags};
+use rustix::event::epoll::{self, Event, EventData, EventFlags};
+use rustix::event::Timespec;
+use rustix::io::Errno;
 use rustix::process::Resource;
 use wire::HoldClient;
+
+use crate::server::Server;
 
 /// Exit status of a service that could not start or go on.
 const EXIT_FAILED: u8 = 91;
@@ -70,8 +74,67 @@ pub fn raise_descriptor_limit() -> u64 {
     .unwrap_or(u64::MAX)
 }
 
+/// The loop's epoll instance, its signals and the requests' side on `listen/<role>`, which hold keeps.
+pub fn begin(hold: &mut HoldClient, role: &str) -> Result<(OwnedFd, OwnedFd, Server), Failure> {
+    let (epoll, signals) = watch(hold).map_err(Failure::of("epoll"))?;
+    let name = format!("listen/{role}");
+    let get = format!("get {name}");
+    let listener = hold.get_one(&name).map_err(Failure::of(&get))?;
+    let listener = listener
+        .ok_or("hold has no such descriptor")
+        .map_err(Failure::of(&get))?;
+    let server = Server::new(epoll.as_fd(), listener, LISTENER, CLIENTS)
+        .map_err(Failure::of(&format!("watch {name}")))?;
+    Ok((epoll, signals, server))
+}
+
+/// Wait for events, at most for `timeout`; there may be none before that.
+pub fn wait(
+    epoll: &OwnedFd,
+    events: &mut Vec<Event>,
+    timeout: Option<Duration>,
+) -> Result<(), Failure> {
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    events.clear();
+    match epoll::wait(
+        epoll,
+        rustix::buffer::spare_capacity(events),
+        timeout.as_ref(),
+    ) {
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(Failure::of("epoll_wait")(error)),
+    }
+}
+
+/// Whether a signal came that ends the service.
+pub fn is_told_to_end(signals: &OwnedFd) -> Result<bool, Failure> {
+    let signal = linux::signal::next(signals).map_err(Failure::of("signals"))?;
+    Ok(signal.is_some())
+}
+
+/// What comes of hold without being asked for is its end: forget it then.
+pub fn hear_hold(hold: &mut Option<HoldClient>, epoll: &OwnedFd) {
+    if let Some(gone) = hold.take_if(|hold| hold.event_timeout(Duration::ZERO).is_err()) {
+        let _ = epoll::delete(epoll, &gone);
+    }
+}
+
+/// Watch a new hold and say ready to it (HOLD-TAKE); the old one, which has died, is forgotten either way.
+pub fn greet_hold(
+    old: &mut Option<HoldClient>,
+    new: &mut HoldClient,
+    epoll: &OwnedFd,
+) -> Result<(), wire::Error> {
+    if let Some(old) = old.take() {
+        let _ = epoll::delete(epoll, &old);
+    }
+    epoll::add(epoll, &*new, EventData::new_u64(HOLD), EventFlags::IN)
+        .map_err(|error| wire::Error::Io(error.into()))?;
+    new.ready()
+}
+
 /// An epoll instance that watches SIGTERM, SIGINT and hold's channel.
-pub fn watch(hold: &HoldClient) -> io::Result<(OwnedFd, OwnedFd)> {
+fn watch(hold: &HoldClient) -> io::Result<(OwnedFd, OwnedFd)> {
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let signals = linux::signal::signalfd(&[linux::signal::SIGTERM, linux::signal::SIGINT])?;
     epoll::add(

@@ -19,6 +19,7 @@ mod fuzz_chunks;
 mod layout;
 mod open;
 mod seal;
+mod slots;
 #[cfg(test)]
 mod tests;
 mod worker;

@@ -5,7 +5,7 @@ use erasure::{Code, Source, Target};
 use crate::cipher::{Keys, SALT_BYTES, TAG_BYTES};
 use crate::error::Error;
 use crate::layout::{Header, HEADER_BYTES};
-use crate::seal::{check, check_digests};
+use crate::slots::Slots;
 use crate::worker::Worker;
 use crate::{Digest, Pipeline, SHARD_ALIGN};
 
@@ -22,12 +22,9 @@ pub struct Wrong {
 pub struct Open<'a> {
     /// The number of the first chunk, for errors.
     first: usize,
-    slots: &'a [u8],
-    lengths: &'a [[u8; 4]],
+    slots: Slots<&'a [u8], &'a [[u8; 4]], &'a [Digest]>,
     plain: &'a mut [u8],
     have: &'a [bool],
-    digests: Option<&'a [Digest]>,
-    shard_digests: Option<&'a [Digest]>,
 }
 
 impl<'a> Open<'a> {
@@ -46,11 +43,13 @@ impl<'a> Open<'a> {
         shard_digests: Option<&'a [Digest]>,
     ) -> Result<Self, Error> {
         let count = lengths.len();
-        check(
-            "slots",
-            slots.len(),
-            count.checked_mul(pipeline.slot_bytes()),
-        )?;
+        let slots = Slots {
+            bytes: slots,
+            lengths,
+            digests,
+            shard_digests,
+        };
+        let slots = slots.checked(pipeline, count)?;
         if pipeline.chunks(plain.len()) != count {
             let text = format!(
                 "out has {} bytes for {count} chunks of {}",
@@ -59,54 +58,38 @@ impl<'a> Open<'a> {
             );
             return Err(Error::Setting(text));
         }
-        check_digests(pipeline, count, (digests, shard_digests))?;
         Ok(Self {
             first: 0,
             slots,
-            lengths,
             plain,
             have,
-            digests,
-            shard_digests,
         })
     }
 
     /// Chunks of the call.
     pub fn chunks(&self) -> usize {
-        self.lengths.len()
+        self.slots.count()
     }
 
     /// The first `count` chunks, and the others.
     pub fn split(self, pipeline: &Pipeline, count: usize) -> (Self, Self) {
         let count = count.min(self.chunks());
         let bytes = (count * pipeline.chunk_bytes).min(self.plain.len());
-        let (slots, later_slots) = self.slots.split_at(count * pipeline.slot_bytes());
-        let (lengths, later_lengths) = self.lengths.split_at(count);
         let (plain, later_plain) = self.plain.split_at_mut(bytes);
-        let (digests, later_digests) = self.digests.map(|some| some.split_at(count)).unzip();
-        let (shard_digests, later_shard_digests) = self
-            .shard_digests
-            .map(|some| some.split_at(count * pipeline.shards()))
-            .unzip();
-        (
-            Self {
-                slots,
-                lengths,
-                plain,
-                digests,
-                shard_digests,
-                ..self
-            },
-            Self {
-                first: self.first + count,
-                slots: later_slots,
-                lengths: later_lengths,
-                plain: later_plain,
-                have: self.have,
-                digests: later_digests,
-                shard_digests: later_shard_digests,
-            },
-        )
+        let (slots, later_slots) = self.slots.split(pipeline, count);
+        let later = Self {
+            first: self.first + count,
+            slots: later_slots,
+            plain: later_plain,
+            have: self.have,
+        };
+        let now = Self {
+            first: self.first,
+            slots,
+            plain,
+            have: self.have,
+        };
+        (now, later)
     }
 }
 
@@ -164,20 +147,21 @@ impl Pipeline {
         call: Open<'_>,
     ) -> Result<Vec<Wrong>, Error> {
         let mut wrong = Vec::new();
-        let slots = call.slots.chunks_exact(self.slot_bytes());
+        let slots = call.slots;
+        let places = slots.bytes.chunks_exact(self.slot_bytes());
         let chunks = call.plain.chunks_mut(self.chunk_bytes);
-        for (at, ((slot, length), plain)) in slots.zip(call.lengths).zip(chunks).enumerate() {
+        for (at, ((slot, length), plain)) in places.zip(slots.lengths).zip(chunks).enumerate() {
             let chunk = Chunk {
                 number: call.first + at,
                 slot,
                 bytes: u32::from_le_bytes(*length) as usize,
                 have: call.have,
-                shard_digests: call
+                shard_digests: slots
                     .shard_digests
                     .map(|digests| &digests[at * self.shards()..][..self.shards()]),
             };
             let mut opened = self.open_one(worker, &chunk, plain, &mut wrong);
-            if let (Ok(()), Some(digests)) = (&opened, call.digests) {
+            if let (Ok(()), Some(digests)) = (&opened, slots.digests) {
                 if *blake3::hash(plain).as_bytes() != digests[at] {
                     opened = Err(Error::DigestWrong {
                         chunk: chunk.number,

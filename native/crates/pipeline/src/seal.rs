@@ -4,21 +4,14 @@ use erasure::{Code, Source, Target};
 
 use crate::error::Error;
 use crate::layout::{Header, HEADER_BYTES};
+use crate::slots::Slots;
 use crate::worker::Worker;
 use crate::{Digest, Pipeline};
 
 /// The memory of one call.
 pub struct Seal<'a> {
     data: &'a [u8],
-    slots: &'a mut [u8],
-    lengths: &'a mut [[u8; 4]],
-    digests: Option<&'a mut [Digest]>,
-    shard_digests: Option<&'a mut [Digest]>,
-}
-
-/// `slice.split_at_mut` of what may not be there.
-fn split<T>(some: Option<&mut [T]>, at: usize) -> (Option<&mut [T]>, Option<&mut [T]>) {
-    some.map(|some| some.split_at_mut(at)).unzip()
+    slots: Slots<&'a mut [u8], &'a mut [[u8; 4]], &'a mut [Digest]>,
 }
 
 impl<'a> Seal<'a> {
@@ -35,30 +28,19 @@ impl<'a> Seal<'a> {
         digests: Option<&'a mut [Digest]>,
         shard_digests: Option<&'a mut [Digest]>,
     ) -> Result<Self, Error> {
-        let count = pipeline.chunks(data.len());
-        check(
-            "slots",
-            slots.len(),
-            count.checked_mul(pipeline.slot_bytes()),
-        )?;
-        check("lengths", lengths.len() * 4, Some(count * 4))?;
-        check_digests(
-            pipeline,
-            count,
-            (digests.as_deref(), shard_digests.as_deref()),
-        )?;
-        Ok(Self {
-            data,
-            slots,
+        let slots = Slots {
+            bytes: slots,
             lengths,
             digests,
             shard_digests,
-        })
+        };
+        let slots = slots.checked(pipeline, pipeline.chunks(data.len()))?;
+        Ok(Self { data, slots })
     }
 
     /// Chunks of the call.
     pub fn chunks(&self) -> usize {
-        self.lengths.len()
+        self.slots.count()
     }
 
     /// The first `count` chunks, and the others.
@@ -66,69 +48,25 @@ impl<'a> Seal<'a> {
         let count = count.min(self.chunks());
         let bytes = (count * pipeline.chunk_bytes).min(self.data.len());
         let (data, later_data) = self.data.split_at(bytes);
-        let (slots, later_slots) = self.slots.split_at_mut(count * pipeline.slot_bytes());
-        let (lengths, later_lengths) = self.lengths.split_at_mut(count);
-        let (digests, later_digests) = split(self.digests, count);
-        let (shard_digests, later_shard_digests) =
-            split(self.shard_digests, count * pipeline.shards());
-        (
-            Self {
-                data,
-                slots,
-                lengths,
-                digests,
-                shard_digests,
-            },
-            Self {
-                data: later_data,
-                slots: later_slots,
-                lengths: later_lengths,
-                digests: later_digests,
-                shard_digests: later_shard_digests,
-            },
-        )
+        let (slots, later_slots) = self.slots.split(pipeline, count);
+        let later = Self {
+            data: later_data,
+            slots: later_slots,
+        };
+        (Self { data, slots }, later)
     }
-}
-
-/// That a buffer has as many bytes as are needed; None are more than there can be.
-pub(crate) fn check(name: &str, have: usize, need: Option<usize>) -> Result<(), Error> {
-    if need == Some(have) {
-        return Ok(());
-    }
-    let need = need.map_or_else(
-        || "more than there can be".to_owned(),
-        |need| need.to_string(),
-    );
-    Err(Error::Setting(format!(
-        "{name} has {have} bytes instead of {need}"
-    )))
-}
-
-/// That there is one digest for each chunk, and one for each shard, where they are given.
-pub(crate) fn check_digests(
-    pipeline: &Pipeline,
-    count: usize,
-    (digests, shard_digests): (Option<&[Digest]>, Option<&[Digest]>),
-) -> Result<(), Error> {
-    if let Some(digests) = digests {
-        check("digests", digests.len() * 32, Some(count * 32))?;
-    }
-    if let Some(digests) = shard_digests {
-        let need = count.checked_mul(pipeline.shards() * 32);
-        check("shard_digests", digests.len() * 32, need)?;
-    }
-    Ok(())
 }
 
 impl Pipeline {
     pub(crate) fn seal_all(&self, worker: &mut Worker, call: Seal<'_>) -> Result<(), Error> {
-        let mut digests = call.digests.map(|digests| digests.iter_mut());
-        let mut shard_digests = call
+        let Seal { data, slots } = call;
+        let mut digests = slots.digests.map(|digests| digests.iter_mut());
+        let mut shard_digests = slots
             .shard_digests
             .map(|digests| digests.chunks_exact_mut(self.shards()));
-        let chunks = call.data.chunks(self.chunk_bytes);
-        let slots = call.slots.chunks_exact_mut(self.slot_bytes());
-        for ((plain, slot), length) in chunks.zip(slots).zip(call.lengths) {
+        let chunks = data.chunks(self.chunk_bytes);
+        let places = slots.bytes.chunks_exact_mut(self.slot_bytes());
+        for ((plain, slot), length) in chunks.zip(places).zip(slots.lengths) {
             if let Some(digest) = digests.as_mut().and_then(Iterator::next) {
                 *digest = *blake3::hash(plain).as_bytes();
             }

@@ -1,6 +1,6 @@
 //! What a thread keeps from chunk to chunk.
 
-use erasure::{Code, Path, Repair};
+use erasure::{Code, Repair};
 use zstd::zstd_safe::{self, zstd_sys::ZSTD_ErrorCode, CCtx, CParameter, DCtx};
 
 use crate::error::Error;
@@ -17,14 +17,11 @@ const PROBE_SAVED_MIN: usize = 128;
 /// zstd's contexts, a buffer, and the last repair. One thread at a time uses it.
 #[derive(Default)]
 pub struct Worker {
-    repair: Option<(Lost, Repair)>,
+    repair: Option<Repair>,
     compressor: Option<(i32, CCtx<'static>)>,
     decompressor: Option<DCtx<'static>>,
     pub(crate) buffer: Vec<u8>,
 }
-
-/// What a repair is for: the code's k, m and path, and the shards that are read.
-type Lost = (usize, usize, Path, Vec<usize>);
 
 impl Worker {
     /// The repair of the data shards that are not among the `right` ones. The last one is kept here, not in the code,
@@ -35,19 +32,16 @@ impl Worker {
         right: &[usize],
         lost: &[usize],
     ) -> Result<&Repair, Error> {
-        let wanted = |(k, m, path, read): &Lost| {
-            (*k, *m, *path) == (code.k(), code.m(), code.path()) && read == right
+        let kept = self.repair.take_if(|kept| kept.serves(code, right));
+        let repair = match kept {
+            Some(kept) => kept,
+            None => {
+                let mut repair = code.plan(right, lost)?;
+                code.solve(&mut repair)?;
+                repair
+            }
         };
-        if !self.repair.as_ref().is_some_and(|(kept, _)| wanted(kept)) {
-            let mut repair = code.plan(right, lost)?;
-            code.solve(&mut repair)?;
-            let key = (code.k(), code.m(), code.path(), right.to_vec());
-            self.repair = Some((key, repair));
-        }
-        match &self.repair {
-            Some((_, repair)) => Ok(repair),
-            None => unreachable!("it was put there"),
-        }
+        Ok(self.repair.insert(repair))
     }
 
     /// Compresses `plain` into one frame at the start of `room`; None where it would not be shorter.

@@ -6,7 +6,6 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::Timespec;
 use rustix::io::Errno;
 use rustix::net::{sockopt, AddressFamily, SocketFlags, SocketType};
 use serde::{Deserialize, Serialize};
@@ -14,7 +13,7 @@ use wire::{Empty, HoldClient, WireError};
 
 use super::relay::{End, Flow, Pool, Progress};
 use super::rule::{check_name, Addresses, Rule};
-use crate::server::{body, take_hold, ClientId, Request, Server};
+use crate::server::{body, ClientId, Request, Server};
 use crate::service::{self, Failure};
 
 /// Connections at once; more wait in the listeners' backlogs.
@@ -129,15 +128,7 @@ impl Daemon {
         if connections_max < CONNECTIONS_MAX {
             linux::complain!("zos-io forward: {descriptors} descriptors leave room for {connections_max} connections");
         }
-        let (epoll, signals) = service::watch(&hold).map_err(Failure::of("epoll"))?;
-        let listener = hold
-            .get_one("listen/forward")
-            .map_err(Failure::of("get listen/forward"))?;
-        let listener = listener
-            .ok_or("hold has no such descriptor")
-            .map_err(Failure::of("get listen/forward"))?;
-        let server = Server::new(epoll.as_fd(), listener, service::LISTENER, service::CLIENTS)
-            .map_err(Failure::of("watch listen/forward"))?;
+        let (epoll, signals, server) = service::begin(&mut hold, "forward")?;
         let mut daemon = Daemon {
             hold: None,
             epoll,
@@ -162,30 +153,16 @@ impl Daemon {
     pub fn run(mut self) -> Result<(), Failure> {
         let mut events = Vec::with_capacity(EVENTS_MAX);
         while self.hold.is_some() || !self.ports.is_empty() || !self.connections.is_empty() {
-            let timeout = self
-                .timeout()
-                .and_then(|timeout| Timespec::try_from(timeout).ok());
-            events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            ) {
-                Err(Errno::INTR) => continue,
-                other => other.map_err(Failure::of("epoll_wait"))?,
-            };
+            service::wait(&self.epoll, &mut events, self.timeout())?;
             for event in &events {
                 let flags = event.flags;
                 match event.data.u64() {
                     service::SIGNALS => {
-                        if linux::signal::next(&self.signals)
-                            .map_err(Failure::of("signals"))?
-                            .is_some()
-                        {
+                        if service::is_told_to_end(&self.signals)? {
                             return Ok(());
                         }
                     }
-                    service::HOLD => self.hear_hold(),
+                    service::HOLD => service::hear_hold(&mut self.hold, &self.epoll),
                     service::LISTENER => self.server.accept(self.epoll.as_fd()),
                     data if data >= CONNECTIONS => {
                         self.wake((data - CONNECTIONS) / 2, data % 2 == 1, flags)
@@ -237,6 +214,19 @@ impl Daemon {
             .filter_map(|kept| kept.strip_prefix("rule/port/"))
             .map(str::to_owned)
             .collect();
+        // FWD-END: a removal that the old hold carried out, in part or without being able to say so; nobody asks for it again.
+        let gone: Vec<u64> = self
+            .ports
+            .iter()
+            .filter(|(_, port)| {
+                !names.contains(&port.name)
+                    || !listeners.contains(&format!("listen/port/{}", port.name))
+            })
+            .map(|(id, _)| *id)
+            .collect();
+        for id in gone {
+            self.withdraw(id);
+        }
         let alone = listeners.iter().filter(|kept| {
             kept.strip_prefix("listen/port/")
                 .is_none_or(|name| !names.contains(name))
@@ -244,7 +234,7 @@ impl Daemon {
         let mut unusable: Vec<String> = alone.cloned().collect();
         for name in names {
             let kept = [format!("rule/port/{name}"), format!("listen/port/{name}")];
-            if self.find(&name).is_some() && listeners.contains(&kept[1]) {
+            if self.find(&name).is_some() {
                 continue;
             }
             let restored = match listeners.contains(&kept[1]) {
@@ -332,21 +322,10 @@ impl Daemon {
     // --- requests ----------------------------------------------------------------------------------------------
 
     fn serve(&mut self, client: ClientId, flags: EventFlags) {
-        if flags.contains(EventFlags::OUT) {
-            self.server.flush(self.epoll.as_fd(), client);
-        }
-        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            return;
-        }
-        for mut request in self.server.receive(self.epoll.as_fd(), client) {
+        for mut request in self.server.hear(self.epoll.as_fd(), client, flags) {
             if request.op == "hold" {
-                let fds = std::mem::take(&mut request.fds);
-                match take_hold(request.id, &request.map, fds, request.is_short) {
-                    Ok((hold, reply)) => {
-                        self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
-                        self.meet_hold(hold);
-                    }
-                    Err(error) => self.server.answer(self.epoll.as_fd(), &request, Err(error)),
+                if let Some(hold) = self.server.take_hold(self.epoll.as_fd(), &mut request) {
+                    self.meet_hold(hold);
                 }
                 continue;
             }
@@ -430,13 +409,21 @@ impl Daemon {
             hold.drop_names(&[kept])
                 .map_err(|error| WireError::of_hold("forward.hold-refused", &error))?;
         }
-        if let Some(port) = self.find(name).and_then(|id| self.ports.remove(&id)) {
-            let _ = epoll::delete(&self.epoll, &port.listener);
-            for id in port.connections {
-                self.cut(id);
-            }
+        if let Some(id) = self.find(name) {
+            self.withdraw(id);
         }
         Ok(())
+    }
+
+    /// Accept no more at a port, and end its connections.
+    fn withdraw(&mut self, id: u64) {
+        let Some(port) = self.ports.remove(&id) else {
+            return;
+        };
+        let _ = epoll::delete(&self.epoll, &port.listener);
+        for id in port.connections {
+            self.cut(id);
+        }
     }
 
     // --- connections -------------------------------------------------------------------------------------------
@@ -621,26 +608,9 @@ impl Daemon {
         }
     }
 
-    /// Nothing is asked of hold but answers; what comes here is its end. The ports are then free for a new tree.
-    fn hear_hold(&mut self) {
-        let Some(hold) = &mut self.hold else {
-            return;
-        };
-        if hold.event_timeout(Duration::ZERO).is_err() {
-            let _ = epoll::delete(&self.epoll, &*hold);
-            self.hold = None;
-        }
-    }
-
     /// A new hold in the place of one that died (HOLD-TAKE); what was left half done with that one is settled.
     fn meet_hold(&mut self, mut hold: HoldClient) {
-        if let Some(old) = self.hold.take() {
-            let _ = epoll::delete(&self.epoll, &old);
-        }
-        let data = EventData::new_u64(service::HOLD);
-        let met = epoll::add(&self.epoll, &hold, data, EventFlags::IN)
-            .map_err(|error| wire::Error::Io(error.into()))
-            .and_then(|()| hold.ready())
+        let met = service::greet_hold(&mut self.hold, &mut hold, &self.epoll)
             .and_then(|()| self.restore(&mut hold));
         match met {
             Ok(()) => self.hold = Some(hold),

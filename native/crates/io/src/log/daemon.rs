@@ -8,7 +8,6 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use rustix::event::epoll::{self, EventData, EventFlags};
-use rustix::event::Timespec;
 use serde::{Deserialize, Serialize};
 use wire::{scarce, Empty, HoldClient, WireError};
 
@@ -16,7 +15,7 @@ use super::buffer::{Buffer, CHUNK_MAX};
 use super::files::{list, Files, Limits};
 use super::name::{Name, Stream};
 use super::record::Take;
-use crate::server::{body, take_hold, ClientId, Request, Server};
+use crate::server::{body, ClientId, Request, Server};
 use crate::service::{self, now_ns, Failure};
 
 /// The memory of a take, in hold.
@@ -108,15 +107,7 @@ impl Daemon {
     /// Take back what a predecessor had, finish what it had begun, attach all pipes that hold has, say ready.
     pub fn start(mut hold: HoldClient, directory: PathBuf) -> Result<Daemon, Failure> {
         service::raise_descriptor_limit();
-        let (epoll, signals) = service::watch(&hold).map_err(Failure::of("epoll"))?;
-        let listener = hold
-            .get_one("listen/logd")
-            .map_err(Failure::of("get listen/logd"))?;
-        let listener = listener
-            .ok_or("hold has no such descriptor")
-            .map_err(Failure::of("get listen/logd"))?;
-        let server = Server::new(epoll.as_fd(), listener, service::LISTENER, service::CLIENTS)
-            .map_err(Failure::of("watch listen/logd"))?;
+        let (epoll, signals, server) = service::begin(&mut hold, "logd")?;
         let seed = now_ns() ^ u64::from(std::process::id()) << 32;
         let buffer = match hold.get_one(BUFFER).map_err(Failure::of("get logbuffer"))? {
             Some(memfd) => Buffer::open(memfd, seed).map_err(Failure::of("logbuffer"))?,
@@ -153,28 +144,16 @@ impl Daemon {
             let timeout = self
                 .next_deadline()
                 .map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-            events.clear();
-            match epoll::wait(
-                &self.epoll,
-                rustix::buffer::spare_capacity(&mut events),
-                timeout.as_ref(),
-            ) {
-                Err(rustix::io::Errno::INTR) => continue,
-                other => other.map_err(Failure::of("epoll_wait"))?,
-            };
+            service::wait(&self.epoll, &mut events, timeout)?;
             for event in &events {
                 let flags = event.flags;
                 match event.data.u64() {
                     service::SIGNALS => {
-                        if linux::signal::next(&self.signals)
-                            .map_err(Failure::of("signals"))?
-                            .is_some()
-                        {
+                        if service::is_told_to_end(&self.signals)? {
                             return Ok(());
                         }
                     }
-                    service::HOLD => self.hear_hold(),
+                    service::HOLD => service::hear_hold(&mut self.hold, &self.epoll),
                     service::LISTENER => self.server.accept(self.epoll.as_fd()),
                     data if data >= PIPES => self.drain(data - PIPES, flags)?,
                     data => self.serve((data - service::CLIENTS) as ClientId, flags),
@@ -409,21 +388,10 @@ impl Daemon {
     // --- requests ----------------------------------------------------------------------------------------------
 
     fn serve(&mut self, client: ClientId, flags: EventFlags) {
-        if flags.contains(EventFlags::OUT) {
-            self.server.flush(self.epoll.as_fd(), client);
-        }
-        if !flags.intersects(EventFlags::IN | EventFlags::HUP | EventFlags::ERR) {
-            return;
-        }
-        for mut request in self.server.receive(self.epoll.as_fd(), client) {
+        for mut request in self.server.hear(self.epoll.as_fd(), client, flags) {
             if request.op == "hold" {
-                let fds = std::mem::take(&mut request.fds);
-                match take_hold(request.id, &request.map, fds, request.is_short) {
-                    Ok((hold, reply)) => {
-                        self.server.answer(self.epoll.as_fd(), &request, Ok(reply));
-                        self.meet_hold(hold);
-                    }
-                    Err(error) => self.server.answer(self.epoll.as_fd(), &request, Err(error)),
+                if let Some(hold) = self.server.take_hold(self.epoll.as_fd(), &mut request) {
+                    self.meet_hold(hold);
                 }
                 continue;
             }
@@ -505,6 +473,10 @@ impl Daemon {
         for id in gone {
             if let Some(pipe) = self.pipes.remove(&id) {
                 let _ = epoll::delete(&self.epoll, &pipe.fd);
+                // Should hold refuse below, the log stays, and is not one that waits for a pipe nobody reads.
+                if let Some(log) = self.logs.get_mut(&pipe.name) {
+                    log.open.remove(&id);
+                }
             }
         }
         let mut kept = Vec::new();
@@ -603,31 +575,18 @@ impl Daemon {
     }
 
     /// A new hold in the place of one that died: whatever it has and is not taken yet is taken now.
-    fn meet_hold(&mut self, hold: HoldClient) {
-        if let Some(old) = self.hold.take() {
-            let _ = epoll::delete(&self.epoll, &old);
-        }
-        let data = EventData::new_u64(service::HOLD);
-        if let Err(error) = epoll::add(&self.epoll, &hold, data, EventFlags::IN) {
-            linux::complain!("zos-io log: watch the new hold: {error}");
-            return;
-        }
-        let hold = self.hold.insert(hold);
-        let kept = hold.ready().and_then(|()| hold.list("log/"));
+    fn meet_hold(&mut self, mut hold: HoldClient) {
+        let kept = service::greet_hold(&mut self.hold, &mut hold, &self.epoll)
+            .and_then(|()| hold.list("log/"));
         match kept {
-            Ok(kept) => self.attach_all(&kept),
-            Err(error) => linux::complain!("zos-io log: the new hold: {error}"),
-        }
-    }
-
-    /// Nothing is asked of hold but answers; what comes here is its end.
-    fn hear_hold(&mut self) {
-        let Some(hold) = &mut self.hold else {
-            return;
-        };
-        if hold.event_timeout(Duration::ZERO).is_err() {
-            let _ = epoll::delete(&self.epoll, &*hold);
-            self.hold = None;
+            Ok(kept) => {
+                self.hold = Some(hold);
+                self.attach_all(&kept);
+            }
+            Err(error) => {
+                let _ = epoll::delete(&self.epoll, &hold);
+                linux::complain!("zos-io log: the new hold: {error}");
+            }
         }
     }
 }
