@@ -84,36 +84,28 @@ static void xor_past(void) {
 }
 #endif
 
-/* As many GF(2^8) multiply-and-adds as the code has, on registers: no loads, no stores but the last. */
+/* As many GF(2^8) multiplications as the code has, on registers and into nothing: the rate at which they can be issued.
+ * Their sums are left out, as how many XORs they need is a matter of the kernel (one ternary XOR adds two products), and
+ * the lookups of nibbles too. In assembler, as a compiler would take the one product out of the loop. */
 #if defined(__GFNI__) && defined(__AVX512F__)
 #define GF_PATH "gfni-512"
-static void gf(void) {
-    uint64_t steps = (uint64_t)shards * outputs * shard_bytes / 64 / 8;
-    __m512i sums[8], value = _mm512_set1_epi8((char)sink), matrix = _mm512_set1_epi64(0x8040201008040201);
-    for (int lane = 0; lane < 8; lane++) sums[lane] = _mm512_set1_epi8((char)lane);
-    for (uint64_t step = 0; step < steps; step++)
-        for (int lane = 0; lane < 8; lane++) {
-            __m512i product = _mm512_gf2p8affine_epi64_epi8(value, matrix, 0);
-            __asm__ volatile("" : "+v"(product));
-            sums[lane] = _mm512_xor_si512(sums[lane], product);
-        }
-    for (int lane = 1; lane < 8; lane++) sums[0] = _mm512_xor_si512(sums[0], sums[lane]);
-    sink = (uint64_t)_mm512_reduce_add_epi64(sums[0]);
-}
+typedef __m512i lane;
+#define MULTIPLY __asm__ volatile("vgf2p8affineqb $0, %2, %1, %0" : "=v"(product) : "v"(value), "v"(matrix));
 #elif defined(__AVX2__)
 #define GF_PATH "avx2-pshufb"
+typedef __m256i lane;
+#define MULTIPLY                                                                                   \
+    __asm__ volatile("vpshufb %1, %2, %0" : "=x"(product) : "x"(value), "x"(matrix));              \
+    __asm__ volatile("vpshufb %1, %2, %0" : "=x"(product) : "x"(value), "x"(matrix));
+#endif
+#ifdef GF_PATH
 static void gf(void) {
-    uint64_t steps = (uint64_t)shards * outputs * shard_bytes / 32 / 4;
-    __m256i sums[4], low = _mm256_set1_epi8((char)(sink & 15)), high = low, table = _mm256_set1_epi8(7);
-    for (int lane = 0; lane < 4; lane++) sums[lane] = _mm256_set1_epi8((char)lane);
-    for (uint64_t step = 0; step < steps; step++)
-        for (int lane = 0; lane < 4; lane++) {
-            __m256i one = _mm256_shuffle_epi8(table, low), two = _mm256_shuffle_epi8(table, high);
-            __asm__ volatile("" : "+x"(one), "+x"(two));
-            sums[lane] = _mm256_xor_si256(sums[lane], _mm256_xor_si256(one, two));
-        }
-    for (int lane = 1; lane < 4; lane++) sums[0] = _mm256_xor_si256(sums[0], sums[lane]);
-    sink = (uint64_t)_mm256_extract_epi64(sums[0], 0);
+    lane product, value, matrix;
+    memset(&value, (int)sink & 15, sizeof value);
+    memset(&matrix, 7, sizeof matrix);
+    for (uint64_t left = (uint64_t)shards * outputs * shard_bytes / sizeof(lane) / 8; left > 0; left--) {
+        MULTIPLY MULTIPLY MULTIPLY MULTIPLY MULTIPLY MULTIPLY MULTIPLY MULTIPLY
+    }
 }
 #endif
 
