@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import subprocess
 import sys
@@ -12,10 +13,11 @@ from pathlib import Path
 
 import pytest
 
-from zos_core.base.verbs import Entry, Verb, argument, run
+from zos_core.base.verbs import Entry, Verb, argument, installed_entries, run
 
 ENTRIES = [Entry("greet", "tests.sample_verbs:GREET"), Entry("sample", "tests.sample_verbs:SAMPLE")]
 Capture = pytest.CaptureFixture[str]
+LARGE = ("aiohttp", "yarl", "pycparser", "rich.progress", "jeepney", "importlib.metadata")
 
 
 def test_help_lists_verbs_without_importing_them(capfd: Capture) -> None:
@@ -34,16 +36,40 @@ def test_help_lists_verbs_without_importing_them(capfd: Capture) -> None:
     "argv", [["ps"], ["run", "--store", "/nonexistent", "image", "--", "true"], ["logs", "name"], ["stop", "name"]]
 )
 def test_what_a_node_is_asked_needs_no_large_library(argv: list[str]) -> None:
-    """Each takes longer to import than all the rest of such a command."""
+    """Nothing that takes long to import, and that such a command has no use for."""
     code = (
         "import sys; from zos_core.base.verbs import installed_entries, run;"
         f"status = run([{argv[0]!r}, '--instance', 'no-such-node', *{argv[1:]!r}], installed_entries());"
-        "print(status, [name for name in ('aiohttp', 'yarl', 'pycparser', 'rich.progress') if name in sys.modules])"
+        f"print(status, [name for name in {LARGE} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "no node answers there" in done.stderr
     status, _, found = done.stdout.strip().partition(" ")
     assert (int(status) != 0, found) == (True, "[]")
+
+
+def test_entries_are_those_that_importlib_finds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for folder, name, text in (
+        (
+            "first",
+            "other-1.dist-info",
+            "[zos.verbs]\nagain = other.cli:FIRST\n# no = comment\n[console_scripts]\nx = y:z\n",
+        ),
+        ("first", "plain-1.dist-info", "[console_scripts]\nplain = plain:main\n"),
+        ("second", "other-0.dist-info", "[zos.verbs]\nagain = other.cli:SECOND\n"),
+        ("second", "more-1.egg-info", "[gui_scripts]\nx = y:z\n\n[zos.verbs]\n  more=more.cli:MORE [extra]\n"),
+    ):
+        (tmp_path / folder / name).mkdir(parents=True)
+        (tmp_path / folder / name / "entry_points.txt").write_text(text)
+    (tmp_path / "second" / "none-1.dist-info").mkdir()
+    for folder in ("missing", "second", "first"):
+        monkeypatch.syspath_prepend(tmp_path / folder)
+    theirs = {
+        point.name: f"{point.module}:{point.attr}" for point in importlib.metadata.entry_points(group="zos.verbs")
+    }
+    ours = {entry.name: entry.value for entry in installed_entries()}
+    assert ours == theirs
+    assert (ours["again"], ours["more"], "no" in ours) == ("other.cli:FIRST", "more.cli:MORE", False)
 
 
 @pytest.mark.parametrize("argv", [[], ["-h"], ["--help"], ["help"]])

@@ -11,14 +11,16 @@ import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
-from typing import Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlencode
 
 from zos_core.base.document import Document, decode_json, encode_json
 from zos_core.base.endpoint import Endpoint, Problem, Query, RemoteProblem, query_to_text
 from zos_core.base.errors import DocumentInvalid, Forbidden, RequestTimeout, Unreachable
 from zos_core.base.local_http import LocalTransport
-from zos_core.base.request_signature import NONCE_BYTES, Message, Signer
+
+if TYPE_CHECKING:
+    from zos_core.base.request_signature import Signer
 
 __all__ = ["Client"]
 
@@ -160,19 +162,22 @@ class Client:
         if data is not None:
             headers["Content-Type"] = "application/octet-stream" if isinstance(body, bytes) else "application/json"
         if endpoint.signed:
-            message = Message(
-                method=endpoint.method, authority=transport.authority, path=location, query=text, fields={}
-            )
-            headers |= self._signature(endpoint, message, data or b"")
+            headers |= self._signature(endpoint, transport.authority, location, text, data or b"")
         target = f"{location}?{text}" if text else location
         async with transport.request(endpoint.method, target, headers, data) as response:
             if not 200 <= response.status < 300:
                 raise _problem(await _read(response), response.status)
             yield response
 
-    def _signature(self, endpoint: Endpoint[Any], message: Message, body: bytes) -> dict[str, str]:
+    def _signature(self, endpoint: Endpoint[Any], authority: str, path: str, query: str, body: bytes) -> dict[str, str]:
+        from zos_core.base.request_signature import (
+            NONCE_BYTES,
+            Message,
+        )  # and libsodium, which a node's API has no use for
+
         if self._signer is None:
             raise RuntimeError(f"{endpoint} is signed, and this Client has no signer")
+        message = Message(method=endpoint.method, authority=authority, path=path, query=query, fields={})
         now_s = self._clock_ns() // 1_000_000_000
         return self._signer.sign(message, body, now_s=now_s, nonce=secrets.token_bytes(NONCE_BYTES))
 

@@ -25,13 +25,12 @@ from __future__ import annotations
 
 import argparse
 import importlib
-import importlib.metadata
 import importlib.util
 import inspect
 import os
 import signal
 import sys
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
@@ -157,9 +156,36 @@ class Entry:
 
 
 def installed_entries() -> list[Entry]:
-    """What the installed parts have registered, sorted by name."""
-    found = {point.name: point.value for point in importlib.metadata.entry_points(group=ENTRY_POINTS)}
+    """What the installed parts have registered, sorted by name.
+
+    The entry points of https://packaging.python.org/specifications/entry-points/, of every distribution that is
+    installed in a folder of sys.path; as there, the first folder wins. importlib.metadata finds the same, but brings
+    the email package with it, which took a quarter of a `zos ps`.
+    """
+    found: dict[str, str] = {}
+    for folder in sys.path:
+        try:
+            names = sorted(name for name in os.listdir(folder or ".") if name.endswith((".dist-info", ".egg-info")))
+        except OSError:  # not there, no folder, not ours to read
+            continue
+        for name in names:
+            for point, value in _registered(Path(folder, name, "entry_points.txt"), ENTRY_POINTS):
+                found.setdefault(point, value)
     return [Entry(name, value) for name, value in sorted(found.items())]
+
+
+def _registered(file: Path, group: str) -> Iterator[tuple[str, str]]:
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError:  # most distributions have none
+        return
+    current = ""
+    for line in map(str.strip, lines):
+        if line.startswith("["):
+            current = line.strip("[] ")
+        elif current == group and "=" in line and not line.startswith("#"):
+            name, value = line.split("=", 1)
+            yield name.strip(), value.partition("[")[0].strip()  # extras are not looked at any more
 
 
 def _import(value: str) -> Any:
@@ -492,6 +518,8 @@ def _table(rows: Mapping[str, str]) -> str:
 
 
 def _version() -> str:
+    import importlib.metadata
+
     try:
         return importlib.metadata.version("zos")
     except importlib.metadata.PackageNotFoundError:  # run from a checkout that is not installed

@@ -18,7 +18,7 @@ from typing import Final
 
 from zos_core.base.paths import Instance
 from zos_core.base.threads import in_thread
-from zos_core.host import layout, systemd
+from zos_core.host import layout
 from zos_core.host.errors import CgroupBusy, CgroupFailed, CgroupUnavailable, SystemdRefused
 from zos_core.host.events import is_populated, wait_empty
 from zos_core.host.layout import SYSTEM_LEAF, Base, BaseKind, CgroupMount
@@ -38,6 +38,8 @@ MAKE_TRIES_MAX: Final = 16
 """`zos` is shared by the instances, and goes with the last one: it may vanish between two of our calls."""
 _SEARCH_DEPTH_MAX: Final = 12
 _MARK: Final = "trusted.zos"
+SYSTEMD_RUNS: Final = Path("/run/systemd/system")
+"""Is there where systemd is the service manager, and to be seen from here: sd_booted(3)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -265,9 +267,11 @@ async def _choose(instance: Instance, mount: CgroupMount, processes: Iterable[in
     own = _directory_of(mount, "self")
     if not _managed(mount):
         return Base(kind=BaseKind.ROOT, path=mount.path), None
+    from zos_core.host.systemd import start_scope  # and a D-Bus codec, for the start of a node alone
+
     unit = layout.scope_unit(instance.name)
     try:
-        await systemd.start_scope(
+        await start_scope(
             unit,
             slice=layout.SLICE,
             description=f"zos instance {instance.name}",
@@ -327,7 +331,7 @@ def _populated(path: Path) -> bool:
 
 def _managed(mount: CgroupMount) -> bool:
     """Whether systemd owns the hierarchy, seen also from within another root."""
-    return (mount.path / "init.scope").is_dir() or systemd.is_running()
+    return (mount.path / "init.scope").is_dir() or SYSTEMD_RUNS.is_dir()
 
 
 def _delegated(directory: Path) -> bool:

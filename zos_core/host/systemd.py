@@ -17,10 +17,9 @@ from jeepney.auth import BEGIN, AuthenticationError, Authenticator
 from zos_core.host import dbus
 from zos_core.host.errors import SystemdRefused
 
-__all__ = ["is_running", "start_scope"]
+__all__ = ["start_scope"]
 
 PRIVATE_SOCKET: Final = Path("/run/systemd/private")
-RUNNING_MARK: Final = Path("/run/systemd/system")  # sd_booted(3)
 START_TIMEOUT_S: Final = 20.0
 _GREETING_BYTES_MAX: Final = 512
 _UNLIMITED: Final = (1 << 64) - 1
@@ -28,11 +27,6 @@ _SERIAL: Final = 1
 JOB_REMOVED: Final = "JobRemoved"
 UNIT_REMOVED: Final = "UnitRemoved"
 UNIT_EXISTS: Final = "org.freedesktop.systemd1.UnitExists"
-
-
-def is_running() -> bool:
-    """Whether systemd is the service manager of this machine, and visible from here."""
-    return RUNNING_MARK.is_dir()
 
 
 async def start_scope(
