@@ -1,4 +1,4 @@
-"""What one call into native code costs, with next to no work done: it decides what is written in what (native.md 5)."""
+"""What one call into native code costs, with next to no work done: it decides what is written in what."""
 
 from __future__ import annotations
 

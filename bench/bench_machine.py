@@ -36,7 +36,7 @@ def bench_memory(duel: Duel, size: str) -> None:
 
 
 def bench_fresh(duel: Duel) -> None:
-    """First touch of anonymous memory: what an allocation per call costs (native.md 1)."""
+    """First touch of anonymous memory: what an allocation per call costs."""
 
     def touch() -> None:
         with mmap.mmap(-1, TOUCHED) as fresh:

@@ -36,7 +36,7 @@ from zos_core.base.threads import in_thread
 __all__ = ["LEVEL_DEFAULT", "BuildResult", "BuildStore", "build", "own_architecture", "plan_tree"]
 
 LEVEL_DEFAULT = 3
-"""zstd level of packs: image data is compressed once, and level 9 is five times slower for 6 % (native.md)."""
+"""zstd level of packs: image data is compressed once, and level 9 is five times slower for 6 %."""
 META_LEVEL = 9
 """zstd level of the metadata image: fetched whole before anything runs, and small."""
 

@@ -1,7 +1,7 @@
 """Which provider puts an image's bytes below EROFS here, and why: pure.
 
 Chosen by what spawn's probe found by trying, never by a version; never a silent downgrade, the reason is kept.
-The order is that of `flist.md`: a full image needs no daemon; file-backed EROFS on the one-file FUSE; the same on loop
+The order: a full image needs no daemon; file-backed EROFS on the one-file FUSE; the same on loop
 devices; extraction where EROFS or FUSE is missing.
 """
 

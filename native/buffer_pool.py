@@ -1,6 +1,6 @@
 """Memory for shards that is taken once: huge pages where the kernel gives them, touched before the first use.
 
-A page fault costs more than hashing and erasure coding the page (2.2 us for 4 KiB, design/native.md 1), so buffers are
+A page fault costs more than hashing and erasure coding the page (2.2 us for 4 KiB on a Zen 4), so buffers are
 used again and again. Shards of a stripe lie `shard_bytes + SKEW_BYTES` apart: at distances that are powers of two the
 streams of a code would evict each other from the caches.
 """
@@ -17,7 +17,7 @@ from native.erasure_errors import BufferUnusable, PoolExhausted, ShapeInvalid, S
 __all__ = ["ALIGN_BYTES", "SKEW_BYTES", "BufferPool", "Stripe"]
 
 SKEW_BYTES: Final = 4160
-"""One page and one cache line: +15 to 27 % of read speed of 16 streams in DRAM against no skew (native.md 2)."""
+"""One page and one cache line: +15 to 27 % of read speed of 16 streams in DRAM against no skew, on a Zen 4."""
 ALIGN_BYTES: Final = 64
 """Shards begin at a cache line, as streaming stores want it."""
 POOL_BYTES_MAX: Final = 1 << 40

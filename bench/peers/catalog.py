@@ -42,7 +42,7 @@ class PeerSpec:
     arguments: tuple[str, ...] = field(default=())
 
 
-# glibc keeps what it was given back instead of returning it to the kernel: no page faults per call (native.md, G4).
+# glibc keeps what it was given back instead of returning it to the kernel: no page faults per call (goal G4).
 HEAP_KEPT = (
     ("MALLOC_TRIM_THRESHOLD_", "1073741824"),
     ("MALLOC_TOP_PAD_", "67108864"),

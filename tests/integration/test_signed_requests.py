@@ -22,7 +22,7 @@ from zos_core.base.keyring import Key
 from zos_core.base.nonces import NonceStore
 from zos_core.base.openapi import openapi
 from zos_core.base.request_signature import Message, Signer
-from zos_core.base.server import Caller, HandlerMismatch, Server, Verifier, listen_tcp, listen_unix
+from zos_core.base.server import Caller, HandlerMismatch, Server, Verifier, listen_tcp
 
 KEY = Key("jane", SigningKey(bytes(range(32))))
 STRANGER = Key("eve", SigningKey(bytes(32)))
@@ -82,7 +82,7 @@ def url_of(sock: socket.socket, host: str = "127.0.0.1") -> str:
 async def test_the_caller_is_known_by_its_key(kind: str, tmp_path: Path) -> None:
     address: Path | str = tmp_path / "api.sock"
     if kind == "unix":
-        sock = listen_unix(tmp_path / "api.sock")
+        sock = socket.create_server(str(tmp_path / "api.sock"), family=socket.AF_UNIX)
     else:
         sock = listen_tcp("[::1]:0" if kind == "ipv6" else "127.0.0.1:0")
         address = url_of(sock, {"ipv6": "[::1]", "localhost": "localhost"}.get(kind, "127.0.0.1"))

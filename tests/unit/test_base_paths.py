@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from zos_core.base.errors import InstanceInvalid
-from zos_core.base.paths import Instance, account, default_store, user_config_dir
+from zos_core.base.paths import Instance, account, default_store
 
 SOMEBODY = pwd.getpwnam("nobody")
 
@@ -31,7 +31,7 @@ def test_an_instance_is_in_all_its_paths() -> None:
 def test_root_without_sudo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     for environ in ({}, {"SUDO_UID": "0"}, {"SUDO_UID": "x"}):
-        assert user_config_dir(environ) == Path("/etc/zos")
+        assert account(environ).config_dir == Path("/etc/zos")
         assert default_store(environ) == Path("/var/lib/zos/store")
         assert account(environ).owner is None
 
@@ -47,9 +47,9 @@ def test_root_through_sudo_works_for_the_user(monkeypatch: pytest.MonkeyPatch) -
 
 def test_a_user(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: SOMEBODY.pw_uid)
-    assert user_config_dir({"HOME": "/home/x"}) == Path("/home/x/.config/zos")
-    assert user_config_dir({"HOME": "/home/x", "XDG_CONFIG_HOME": "/c"}) == Path("/c/zos")
-    assert user_config_dir({"HOME": "/home/x", "XDG_CONFIG_HOME": "relative"}) == Path("/home/x/.config/zos")
+    assert account({"HOME": "/home/x"}).config_dir == Path("/home/x/.config/zos")
+    assert account({"HOME": "/home/x", "XDG_CONFIG_HOME": "/c"}).config_dir == Path("/c/zos")
+    assert account({"HOME": "/home/x", "XDG_CONFIG_HOME": "relative"}).config_dir == Path("/home/x/.config/zos")
     assert default_store({"HOME": "/home/x", "XDG_DATA_HOME": "/d"}) == Path("/d/zos/store")
     assert account({"HOME": "/home/x"}).owner is None
 

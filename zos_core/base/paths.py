@@ -22,7 +22,7 @@ from pathlib import Path
 
 from zos_core.base.errors import InstanceInvalid
 
-__all__ = ["INSTANCE_DEFAULT", "Account", "Instance", "account", "default_store", "user_config_dir"]
+__all__ = ["INSTANCE_DEFAULT", "Account", "Instance", "account", "default_store"]
 
 INSTANCE_DEFAULT = "zos"
 # Short, because it ends up in link names (15 bytes) and in socket paths (107 bytes).
@@ -127,8 +127,3 @@ def _xdg(environ: Mapping[str, str], variable: str, otherwise: Path) -> Path:
 def default_store(environ: Mapping[str, str] | None = None) -> Path:
     """Directory of the one store of this user or, for root, of the system. It may not exist yet."""
     return account(environ).data_dir / "store"
-
-
-def user_config_dir(environ: Mapping[str, str] | None = None) -> Path:
-    """Directory of keys and trusted publishers. It may not exist yet."""
-    return account(environ).config_dir

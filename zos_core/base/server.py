@@ -31,7 +31,6 @@ import typing
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address
-from pathlib import Path
 from types import NoneType, TracebackType
 from typing import Any, Self
 
@@ -50,7 +49,6 @@ from zos_core.base.errors import (
     UsageError,
     zos_error_in,
 )
-from zos_core.base.frame import socket_address
 from zos_core.base.nonces import NonceStore
 from zos_core.base.openapi import openapi
 from zos_core.base.request_signature import Message, Verified, check_body, verify
@@ -64,7 +62,6 @@ __all__ = [
     "Verifier",
     "cut_off",
     "listen_tcp",
-    "listen_unix",
     "problem_response",
 ]
 
@@ -538,26 +535,4 @@ def listen_tcp(address: str) -> socket.socket:
                 f"{address} is in use", hint="choose another port, or stop what listens there"
             ) from error
         raise UsageError(f"cannot listen on {address}: {error.strerror or error}") from error
-    return sock
-
-
-def listen_unix(path: Path, *, mode: int = 0o600) -> socket.socket:
-    """A listening stream socket at `path`; a socket file that nobody listens on any more is taken over.
-
-    Raises:
-        AddressInUse: somebody listens there.
-    """
-    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    try:
-        with socket_address(path) as address:
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-                if probe.connect_ex(address) == 0:
-                    raise AddressInUse(f"another process listens on {path}")
-            path.unlink(missing_ok=True)
-            sock.bind(address)
-        path.chmod(mode)
-        sock.listen(BACKLOG)
-    except BaseException:
-        sock.close()
-        raise
     return sock

@@ -29,7 +29,7 @@ __all__ = [
     "TrustedKey",
 ]
 
-# Names reach file names, cgroups and link names: containers.md section 7, 28. Python's "$" is also before a last line
+# Names reach file names, cgroups and link names. Python's "$" is also before a last line
 # feed, which `(?!\n)` refuses; the patterns stand in the OpenAPI document as well, so they are of both dialects.
 ContainerName = Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_][a-zA-Z0-9_.+-]*$(?!\n)", min_length=1, max_length=63)]
 REQUEST_ID_PATTERN = r"^[0-9a-f]{32}$(?!\n)"

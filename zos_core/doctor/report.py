@@ -1,6 +1,6 @@
 """From what was tried to what it means: findings, the machine's row, what would help. Pure.
 
-The rows are those of architecture.md, "What a machine can do". Chosen by what works, never by a version.
+The rows are those of docs/machines.md. Chosen by what works, never by a version.
 """
 
 from __future__ import annotations

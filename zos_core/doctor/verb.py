@@ -14,7 +14,7 @@ from zos_core.doctor.trial import TRIAL_FEATURES, trial, trial_not_tried
 
 __all__ = ["CANNOT", "doctor", "examine"]
 
-# A test driver's "skipped": no fault of zos, and no error class has it (architecture.md, State).
+# A test driver's "skipped": no fault of zos, and no error class has it.
 CANNOT = 77
 _MARKS = {True: "yes", False: "no", None: "-"}
 

@@ -15,7 +15,7 @@
 #include <unistd.h>
 
 #define WORDS_MAX 32
-/* Shards at power-of-two strides alias in the caches (native.md 2): everybody gets the layout that ours has. */
+/* Shards at power-of-two strides alias in the caches: everybody gets the layout that ours has. */
 #define SKEW_BYTES 4160
 
 struct request {

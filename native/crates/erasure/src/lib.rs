@@ -33,6 +33,6 @@ pub const M_MAX: usize = 32;
 /// Most shards together: one point of the field for each, and 0xff left over as a mark of none.
 pub const SHARDS_MAX: usize = 255;
 /// From so many bytes of sources on, targets are stored around the caches. Below it the stores cost more than the lines
-/// they save: at 16 + 4, equal near 16 MiB on a Zen 4 (native.md 2: 0.3x at 4 MiB, 1.3 to 1.6x at 128 MiB), and between
+/// they save: at 16 + 4, equal near 16 MiB on a Zen 4 (0.3x at 4 MiB, 1.3 to 1.6x at 128 MiB), and between
 /// 32 and 48 MiB on a Zen 3 with 32 MiB of L3 (AVX2: 0.65x at 8 MiB, 0.74x at 16, 0.96x at 32, 1.15x at 48, 1.09x at 128).
 pub const STREAMING_BYTES_MIN: usize = 32 << 20;

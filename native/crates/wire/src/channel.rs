@@ -18,7 +18,7 @@ use rustix::net::{
 use crate::codec::{HEADER_LEN, REFUSED, VERSION};
 use crate::WireError;
 
-/// Bytes of a map that still travels inside the datagram (the kernel takes 212,000; kernel.md).
+/// Bytes of a map that still travels inside the datagram (the kernel takes 212,000).
 pub const INLINE_MAX: usize = 131_072;
 /// Bytes of the largest map (FRAME-2).
 pub const MAP_MAX: usize = 16 * 1024 * 1024;
