@@ -220,8 +220,8 @@ DOCTOR = Verb(
             default=[],
             metavar="FEATURE",
             complete="",
-            help="try as if this machine lacked it: fuse, erofs, erofs_file_backed, loop_control, detached_layers or "
-            "overlay; may be repeated",
+            help="try as if this machine lacked it: fuse, erofs, erofs-file-backed, loop, detached-layers or "
+            "overlay; may be repeated; needs root",
         ),
     ),
     examples=(

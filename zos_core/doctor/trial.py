@@ -44,26 +44,33 @@ NAME: Final = "trial"
 IMAGE: Final = "00" * 32
 PROGRAM: Final = "/bin/zos-init"
 
-# Field of `Probe`, what was tried, what it means, and the kernel's module.
+# Name, field of `Probe`, what was tried, what it means, and the kernel's module.
 TRIAL_FEATURES: Final = (
-    ("fuse", "open /dev/fuse, mount a one-file FUSE, detached", "images are fetched while they run", "fuse"),
-    ("erofs", "fsopen(2) of erofs", "an image's names and modes come from its metadata alone", "erofs"),
+    ("fuse", "fuse", "open /dev/fuse, mount a one-file FUSE, detached", "images are fetched while they run", "fuse"),
+    ("erofs", "erofs", "fsopen(2) of erofs", "an image's names and modes come from its metadata alone", "erofs"),
     (
+        "erofs-file-backed",
         "erofs_file_backed",
         "mount an EROFS image that is a file, without a loop device",
         "no loop devices are needed",
         None,
     ),
-    ("loop_control", "open /dev/loop-control", "EROFS works also where it cannot mount a file", "loop"),
+    ("loop", "loop_control", "open /dev/loop-control", "EROFS works also where it cannot mount a file", "loop"),
     (
+        "detached-layers",
         "detached_layers",
         "mount an overlay whose lower layer is a detached mount",
         "an image's mount is a descriptor, so that cleaning up is closing",
         None,
     ),
-    ("overlay", "mount an overlay with its upper layer in the state directory", "each container may write", "overlay"),
+    (
+        "overlay",
+        "overlay",
+        "mount an overlay with its upper layer in the state directory",
+        "each container may write",
+        "overlay",
+    ),
 )
-_NAMES = {"loop_control": "loop", "erofs_file_backed": "erofs-file-backed", "detached_layers": "detached-layers"}
 _LIMITS = ("limits", "memory, CPU time and the number of processes are limited; without it they are only counted")
 _GROUPS = ("cgroups", "a container's processes are ended together, and counted")
 _NETWORK = ("network", "a container reaches its host, and its ports can be published")
@@ -72,7 +79,7 @@ _CONTAINER = ("container", "containers can run")
 
 def trial_not_tried(why: str) -> list[Finding]:
     """The findings of a trial that was not made."""
-    named = [(_NAMES.get(field, field), means) for field, _, means, _ in TRIAL_FEATURES]
+    named = [(name, means) for name, _, _, means, _ in TRIAL_FEATURES]
     return [not_tried(name, means, why) for name, means in [*named, _GROUPS, _LIMITS, _NETWORK, _CONTAINER]]
 
 
@@ -246,10 +253,9 @@ def _words(error: ZosError | OSError) -> str:
 
 def _of_probe(probe: Probe) -> list[Finding]:
     findings = []
-    for field, tried, means, module in TRIAL_FEATURES:
+    for name, field, tried, means, module in TRIAL_FEATURES:
         works: bool = getattr(probe, field)
         found = "works" if works else probe.reasons.get(field, "no reason given")
-        name = _NAMES.get(field, field)
         command = None if works or module is None else _for_module(found, module)
         findings.append(Finding(name=name, works=works, tried=tried, found=found, means=means, command=command))
     return findings

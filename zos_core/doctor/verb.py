@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 
+from zos_core.base.elevate import require_root
 from zos_core.base.errors import UsageError
 from zos_core.base.paths import Instance
 from zos_core.base.verbs import Console
@@ -21,11 +22,13 @@ _MARKS = {True: "yes", False: "no", None: "-"}
 
 async def doctor(arguments: argparse.Namespace, console: Console) -> int:
     """Try, report, and say by the exit status whether containers can run."""
-    known = [field for field, *_ in TRIAL_FEATURES]
+    fields = {name: field for name, field, *_ in TRIAL_FEATURES}
     for name in arguments.without:
-        if name not in known:
-            raise UsageError(f"nothing is called {name!r}", hint=f"one of {', '.join(known)}")
-    report = await examine(without=arguments.without)
+        if name not in fields:
+            raise UsageError(f"nothing is called {name!r}", hint=f"one of {', '.join(fields)}")
+    if arguments.without:
+        require_root("zos doctor tries these features by mounts")
+    report = await examine(without=[fields[name] for name in arguments.without])
     console.emit(report, _text(report))
     return 0 if report.containers else CANNOT
 
