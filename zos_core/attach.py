@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from collections import deque
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
-from typing import BinaryIO, TypeVar
+from dataclasses import dataclass, replace
+from typing import BinaryIO, Protocol, TypeVar
 
 from zos_core.base.client import Client
 from zos_core.base.document import Document
@@ -19,7 +21,7 @@ from zos_core.base.groups import plain_group
 from zos_core.base.signals import signals_to
 from zos_core.containers.document import ContainerState, ExecState, RunRequest
 from zos_core.containers.errors import ContainerNotRunning, NoSuchContainer
-from zos_core.containers.logstream import STDERR, STDOUT, LogStreamDecoder
+from zos_core.containers.logstream import NOTE, STDERR, STDOUT, LogStreamDecoder, StreamFrame
 from zos_core.supervisor.endpoints import (
     EXEC_LOGS,
     EXEC_WAIT,
@@ -33,7 +35,16 @@ from zos_core.supervisor.endpoints import (
     WaitQuery,
 )
 
-__all__ = ["CalledOff", "call_again", "follow_output", "interruptible", "wait_container", "wait_exec"]
+__all__ = [
+    "CalledOff",
+    "LastLines",
+    "Output",
+    "call_again",
+    "follow_output",
+    "interruptible",
+    "wait_container",
+    "wait_exec",
+]
 
 # How long a supervisor may be away before a client gives up on it.
 AWAY_MAX_S = 30.0
@@ -126,40 +137,127 @@ async def wait_exec(client: Client, name: str, number: int) -> ExecState:
             return state
 
 
+class _Sink(Protocol):
+    """Where frames go; `flush` after each piece of the stream."""
+
+    def add(self, frame: StreamFrame) -> None: ...
+    def flush(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where a container's output goes.
+
+    `notes`: what logd says about it, such as how much is lost; None for nowhere.
+    """
+
+    out: BinaryIO
+    err: BinaryIO
+    notes: BinaryIO | None = None
+
+    def add(self, frame: StreamFrame) -> None:
+        """Write it, to what is of its stream."""
+        if frame.stream == STDOUT:
+            self.out.write(frame.data)
+        elif frame.stream == STDERR:
+            self.err.write(frame.data)
+        elif frame.stream == NOTE and self.notes is not None:
+            self.notes.write(frame.data if frame.data.endswith(b"\n") else frame.data + b"\n")
+
+    def flush(self) -> None:
+        """Let go of what was written."""
+        for file in (self.out, self.err, self.notes):
+            if file is not None:
+                file.flush()
+
+
+class LastLines:
+    """Keeps no more of a stream than its last lines, of stdout and stderr together as they came."""
+
+    def __init__(self, lines: int) -> None:
+        self._lines = lines
+        self._frames: deque[StreamFrame] = deque()
+        self._ends = 0  # line feeds in them
+
+    def add(self, frame: StreamFrame) -> None:
+        """Take it, and drop what is before the last lines by now."""
+        if not frame.data:
+            return
+        self._frames.append(frame)
+        self._ends += frame.data.count(b"\n")
+        while self._ends - (first := self._frames[0].data.count(b"\n")) > self._lines:
+            self._ends -= first
+            self._frames.popleft()
+
+    def flush(self) -> None:
+        """Nothing: nothing is written."""
+
+    def frames(self) -> list[StreamFrame]:
+        """The last lines; one without an end is a line, too."""
+        found: deque[StreamFrame] = deque()
+        left = self._lines
+        if left and self._frames and self._frames[-1].data.endswith(b"\n"):
+            left += 1  # the last line feed is before no line
+        for frame in reversed(self._frames):
+            at = len(frame.data)
+            while left and (at := frame.data.rfind(b"\n", 0, at)) >= 0:
+                left -= 1
+            if not left:
+                found.appendleft(replace(frame, data=frame.data[at + 1 :]))
+                break
+            found.appendleft(frame)
+        return list(found)
+
+
 async def follow_output(
     client: Client,
     name: str,
+    output: Output,
     *,
     number: int | None = None,
     follow: bool,
-    out: BinaryIO,
-    err: BinaryIO,
+    last_lines: int | None = None,
     known: bool = False,
 ) -> None:
-    """Copy the output of a container, or of its exec `number`, to `out` and `err`; each byte once.
+    """Copy the output of a container, or of its exec `number`, to `output`; each byte once.
 
-    `known`: the node has answered before; otherwise one that does not run is an error at once.
+    Args:
+        client: of the node.
+        name: of the container.
+        output: where it goes.
+        number: of one of its execs.
+        follow: go on until the output has ended.
+        last_lines: so many lines at most of what there is already.
+        known: the node has answered before; otherwise one that does not run is an error at once.
     """
     endpoint = LOGS if number is None else EXEC_LOGS
     path = {"name": name} if number is None else {"name": name, "number": str(number)}
     decoder = LogStreamDecoder()
     patience = _Patience(known=known)
-    while True:
-        try:
-            query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)
-            async with client.stream(endpoint, path=path, query=query) as chunks:
-                patience.answered()
-                async for chunk in chunks:
-                    for frame in decoder.feed(chunk):
-                        if frame.stream in (STDOUT, STDERR):
-                            target = out if frame.stream == STDOUT else err
-                            target.write(frame.data)
-                    out.flush()
-                    err.flush()
-            return
-        except (Unreachable, RequestTimeout, RemoteProblem) as error:
-            decoder.broken()
-            await patience.wait(_away(error))
+
+    async def copy(sink: _Sink, *, follow: bool) -> None:
+        while True:
+            try:
+                query = LogQuery(seq=decoder.seq, offset=decoder.offset, follow=follow)
+                async with client.stream(endpoint, path=path, query=query) as chunks:
+                    patience.answered()
+                    async for chunk in chunks:
+                        for frame in decoder.feed(chunk):
+                            sink.add(frame)
+                        sink.flush()
+                return
+            except (Unreachable, RequestTimeout, RemoteProblem) as error:
+                decoder.broken()
+                await patience.wait(_away(error))
+
+    if last_lines is not None:
+        last = LastLines(last_lines)
+        await copy(last, follow=False)
+        for frame in last.frames():
+            output.add(frame)
+        output.flush()
+    if follow or last_lines is None:
+        await copy(output, follow=follow)
 
 
 @asynccontextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
+
 from native.errors import ZosError
 from zos_core.base.verbs import Verb, argument
 
@@ -13,6 +15,12 @@ STATUS_BY_CODE = {
     "container.command-not-executable": NOT_EXECUTABLE,
     "container.command-not-found": NOT_FOUND,
 }
+
+
+def _lines(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise ArgumentTypeError(f"{text!r} is no number of lines")
+    return int(text)
 
 
 def shell_status(error: ZosError) -> int:
@@ -164,11 +172,16 @@ LOGS = Verb(
     arguments=(
         INSTANCE,
         argument("-f", "--follow", action="store_true", help="show what it prints from now on, too, until it ends"),
+        argument("-n", "--tail", type=_lines, metavar="LINES", help="show only so many lines of what it has printed"),
         NAME,
     ),
-    examples=(("zos logs -f site", "what it printed, and what it prints from now on"),),
+    examples=(
+        ("zos logs -f site", "what it printed, and what it prints from now on"),
+        ("zos logs -n 20 site", "the last 20 lines, of stdout and stderr together"),
+    ),
     details=(
-        "Its stdout comes on stdout, its stderr on stderr. An ended container has its output until `zos rm`.\n"
+        "Its stdout comes on stdout, its stderr on stderr, where it is said, too, if output was lost (a full disk) or\n"
+        "is no longer kept (its files have a limit). An ended container has its output until `zos rm`.\n"
         "With --json only errors are JSON, output comes as it is."
     ),
 )

@@ -17,7 +17,7 @@ import msgspec
 
 from native.kernel import is_tmpfs
 from native.programs import program
-from zos_core.attach import CalledOff, call_again, follow_output, interruptible, wait_container, wait_exec
+from zos_core.attach import CalledOff, Output, call_again, follow_output, interruptible, wait_container, wait_exec
 from zos_core.base.atomic_file import read_limited
 from zos_core.base.client import Client
 from zos_core.base.document import encode_json
@@ -276,8 +276,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
                 if arguments.detach:
                     console.emit(state, name)
                     return 0
-                out, err = sys.stdout.buffer, sys.stderr.buffer
-                await follow_output(client, name, follow=True, out=out, err=err, known=True)
+                await follow_output(client, name, _ours(), follow=True, known=True)
                 state = await wait_container(client, name)
                 if arguments.rm:
                     query = RemoveQuery(force=True, request_id=request.request_id)
@@ -405,10 +404,12 @@ async def inspect(arguments: argparse.Namespace, console: Console) -> int:
 async def logs(arguments: argparse.Namespace, console: Console) -> int:
     """Copy a container's output to ours."""
     async with _client(arguments) as client:
-        await follow_output(
-            client, arguments.name, follow=arguments.follow, out=sys.stdout.buffer, err=sys.stderr.buffer
-        )
+        await follow_output(client, arguments.name, _ours(), follow=arguments.follow, last_lines=arguments.tail)
     return 0
+
+
+def _ours() -> Output:
+    return Output(sys.stdout.buffer, sys.stderr.buffer, notes=sys.stderr.buffer)
 
 
 async def exec_(arguments: argparse.Namespace, console: Console) -> int:
@@ -425,8 +426,7 @@ async def exec_(arguments: argparse.Namespace, console: Console) -> int:
     name = arguments.name
     async with _client(arguments) as client:
         begun = await call_again(client, EXEC, path={"name": name}, body=request, timeout_s=RUN_TIMEOUT_S)
-        out, err = sys.stdout.buffer, sys.stderr.buffer
-        await follow_output(client, name, number=begun.id, follow=True, out=out, err=err, known=True)
+        await follow_output(client, name, _ours(), number=begun.id, follow=True, known=True)
         ended = await wait_exec(client, name, begun.id)
     if ended.exit_signal is not None:
         return 128 + ended.exit_signal

@@ -43,6 +43,19 @@ def test_both_streams_arrive_whole_and_apart(node: Node) -> None:
     assert done.err.splitlines() == [f"err {number}" for number in range(2000)]
 
 
+def test_the_last_lines_alone(node: Node) -> None:
+    script = "for i in 1 2 3 4; do echo out $i; done; printf 'out 5'"
+    assert node.run("--name", "lines", "small", command=["sh", "-c", script]).status == 0
+    for following in ([], ["-f"]):
+        done = node.zos("logs", "-n", "2", *following, "lines")
+        assert (done.status, done.out, done.err) == (0, "out 4\nout 5", "")
+    assert node.zos("logs", "--tail", "0", "lines").out == ""
+    refused = node.zos("logs", "--tail", "-1", "lines")
+    assert refused.status == 2
+    assert "'-1' is no number of lines" in refused.err
+    assert node.zos("rm", "lines").status == 0
+
+
 def test_environment_directory_and_host_name(node: Node) -> None:
     done = node.run(
         "--rm",

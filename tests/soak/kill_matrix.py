@@ -30,7 +30,7 @@ from tests.e2e.machine import snapshot
 from tests.e2e.node_tool import LARGE_FILES, LATE_PROGRAMS, Hub, Node, large_sums, make_image_tree, zos
 from tests.hold_tool import Gone, HoldTool
 from zos_core import attach
-from zos_core.attach import call_again, follow_output, wait_container, wait_exec
+from zos_core.attach import Output, call_again, follow_output, wait_container, wait_exec
 from zos_core.base.client import Client
 from zos_core.base.endpoint import RemoteProblem
 from zos_core.base.keyring import Keyring
@@ -230,7 +230,7 @@ class Load:
     async def output(self, name: str, *, number: int | None = None, follow: bool = True) -> list[str]:
         """Its output, read once more from the beginning."""
         out, err = io.BytesIO(), io.BytesIO()
-        await follow_output(self.client, name, number=number, follow=follow, out=out, err=err, known=True)
+        await follow_output(self.client, name, Output(out, err), number=number, follow=follow, known=True)
         assert not err.getvalue(), f"{name}: {err.getvalue()!r}"
         return out.getvalue().decode().splitlines()
 
