@@ -29,6 +29,8 @@ EXTRAS = ("pytest", "pytest_benchmark")
 PYTEST_OPTIONS = [
     *("-c", str(Path(__file__).with_name("pytest.ini")), "--rootdir", str(Path(__file__).parent)),
     *("-p", "no:cacheprovider", "-p", "no:terminal", "-p", "no:faulthandler", "-s", "--assert=plain"),
+    # Results are ours to keep (bench.results); the plugin would make a folder for them wherever one stands.
+    *("--benchmark-storage", "file:///dev/null"),
     *("--benchmark-enable", "--benchmark-quiet", "-W", "ignore::pytest_benchmark.logger.PytestBenchmarkWarning"),
 ]
 

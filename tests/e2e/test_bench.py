@@ -28,11 +28,13 @@ class Done:
     err: str
 
 
-def bench(*arguments: str | Path, cache: Path | None = None, timeout_s: float = RUN_TIMEOUT_S) -> Done:
+def bench(
+    *arguments: str | Path, cache: Path | None = None, timeout_s: float = RUN_TIMEOUT_S, cwd: Path | None = None
+) -> Done:
     where = [] if cache is None else ["--cache", str(cache)]
     main = "import sys; from zos_core.base.verbs import main; sys.exit(main())"
     argv = [sys.executable, "-c", main, "bench", *map(str, arguments), *where]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, cwd=cwd)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -51,8 +53,12 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def results(cache: Path) -> Path:
     """A quick run of `calls` and `machine` beside that peer."""
     path = cache / "run.json"
-    done = bench("run", "calls", "--quick", "--peers", "machine", "--quiet-wait", "0", "--json", path, cache=cache)
+    arguments = ("run", "calls", "--quick", "--peers", "machine", "--quiet-wait", "0", "--json", path)
+    here = cache / "here"
+    here.mkdir()
+    done = bench(*arguments, cache=cache, cwd=here)
     assert done.status == 0, done.err
+    assert list(here.iterdir()) == []
     assert "Memory of 64KiB" in done.out
     assert "memcpy" in done.out
     assert "goals (reported, not gated)" in done.out
