@@ -18,8 +18,10 @@ from flist.tree import Inode
 from tests.disks import small_disk
 from tests.e2e.node_tool import Done, Node, problem, zos
 from tests.integration.spawn_kit import Tree
+from tests.mounts import in_own_mount_namespace
 from tests.security.forge import Forge, inode, renamed
 from tests.security.kit import disk, run_inside, run_outside
+from tests.security.naive import mask_by_path, mount_by_path
 from zos_core.containers.launch import CAPABILITIES, MASKED
 
 pytestmark = pytest.mark.root
@@ -55,6 +57,17 @@ def link(target: str | Path) -> Inode:
     return inode(stat.S_IFLNK | 0o777, target=os.fsencode(target))
 
 
+def extract(image: Path, store: Path, target: Path, *more: str) -> Done:
+    return zos("flist", "extract", "--json", "--store", str(store), *more, str(image), str(target))
+
+
+def extracted(image: Path, store: Path, target: Path) -> Path:
+    """The tree of an image, for what a careless engine does with it."""
+    done = extract(image, store, target)
+    assert done.status == 0, done.err
+    return target
+
+
 # --- 6 and 7: links where the runtime mounts -------------------------------------------------------------------------
 
 
@@ -70,7 +83,7 @@ def link(target: str | Path) -> Inode:
     ],
 )
 def test_mount_points_that_lead_elsewhere_are_refused(
-    attacked: Node, forge: Forge, precious: Path, name: str, kind: str
+    attacked: Node, forge: Forge, precious: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     """CVE-2019-19921, CVE-2023-27561, CVE-2026-41579, CVE-2026-47766."""
     made = {
@@ -84,16 +97,33 @@ def test_mount_points_that_lead_elsewhere_are_refused(
     said = problem(done)
     assert f"/{name} of the image is no directory" in said["message"], said
     assert attacked.names() == []
+    # The control: what mounts by path follows the link, out of the root. On a file the kernel mounts no directory.
+    root = extracted(image, attacked.store, tmp_path / "root")
+    if kind == "file":
+        with pytest.raises(NotADirectoryError):
+            in_own_mount_namespace(lambda: mount_by_path(root / name))
+    else:
+        assert in_own_mount_namespace(lambda: mount_by_path(root / name)) == [str(precious)]
 
 
 # --- 4: CVE-2025-31133 -----------------------------------------------------------------------------------------------
 
 
-def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge) -> None:
-    image = forge.image({b"null": link("/proc/sys/kernel/core_pattern")}, at=b"dev")
+def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    target = Path("/proc/sys/kernel/core_pattern")
+    image = forge.image({b"null": link(target)}, at=b"dev")
     there = [path.decode() for path in MASKED if Path(path.decode()).is_file()]
     done = run(attacked, image, "stat", "-c", "%t,%T %F", "/dev/null", *there)
     assert done.out.splitlines() == ["1,3 character special file"] * (1 + len(there)), done.err
+    # The control: masks that are the image's own node are what its link leads to, a knob of the host.
+    root = extracted(image, attacked.store, tmp_path / "root")
+    masked = [path for path in there if path.startswith("/proc/")]
+    assert masked
+
+    def masked_with_the_target() -> list[bool]:
+        return [file.samefile(target) for file in mask_by_path(root, masked)]
+
+    assert in_own_mount_namespace(masked_with_the_target) == [True] * len(masked)
 
 
 # --- 24: what an flist can carry -------------------------------------------------------------------------------------
@@ -273,10 +303,6 @@ def test_metadata_that_is_not_what_was_signed(attacked: Node, forge: Forge, prov
 def repeated(forge: Forge, size: int) -> Path:
     """An image with a file of this size, every 256 KiB of which are the same bytes of its blob."""
     return forge.image({b"again": inode(stat.S_IFREG | 0o644, size=size)}, again={b"again": b"bin/busybox"})
-
-
-def extract(image: Path, store: Path, target: Path, *more: str) -> Done:
-    return zos("flist", "extract", "--json", "--store", str(store), *more, str(image), str(target))
 
 
 def test_many_chunks_of_the_same_bytes_do_not_fill_the_disk(attacked: Node, forge: Forge, tmp_path: Path) -> None:
