@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.mounts import MS_BIND, mount
 
-__all__ = ["mask_by_path", "mount_by_path"]
+__all__ = ["mask_by_path", "mount_by_path", "overlaid"]
 
 
 def mount_by_path(at: Path) -> list[str]:
@@ -32,3 +32,10 @@ def mask_by_path(root: Path, masked: Sequence[str]) -> list[Path]:
     for file in files:
         mount("", file, source=root / "dev/null", flags=MS_BIND)
     return files
+
+
+def overlaid(lower: Sequence[Path], at: Path, options: str) -> Path:
+    """An overlay of several images, as engines make it of the layers of one."""
+    at.mkdir()
+    mount("overlay", at, options=f"lowerdir={':'.join(map(str, lower))},{options}")
+    return at

@@ -21,7 +21,7 @@ from tests.integration.spawn_kit import Tree
 from tests.mounts import in_own_mount_namespace
 from tests.security.forge import Forge, inode, renamed
 from tests.security.kit import disk, run_inside, run_outside
-from tests.security.naive import mask_by_path, mount_by_path
+from tests.security.naive import mask_by_path, mount_by_path, overlaid
 from zos_core.containers.launch import CAPABILITIES, MASKED
 
 pytestmark = pytest.mark.root
@@ -160,23 +160,55 @@ def test_device_nodes_of_an_image_lead_nowhere(
         assert run_outside(programs, "entry", "open", str(outside)) == f"{outside} ok\n"
 
 
-def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:
-    """What overlay reads as its own orders, in an image: a whiteout of a parent, redirect, opaque, metacopy."""
+def marked(forge: Forge) -> Path:
+    """What overlay reads as its own orders, in an image: a whiteout, redirect, opaque, metacopy."""
     marks = {
-        b"bin": ((b"trusted.overlay.opaque", b"y"), (b"trusted.overlay.redirect", b"/etc")),
-        b"etc/mark": ((b"trusted.overlay.metacopy", b""), (b"trusted.overlay.redirect", b"/../../etc/shadow")),
+        b"bin": ((b"trusted.overlay.redirect", b"/etc"),),
+        b"etc/mark": ((b"trusted.overlay.metacopy", b""), (b"trusted.overlay.redirect", b"/etc/secret")),
+        b"work": ((b"trusted.overlay.opaque", b"y"),),
         b"": ((b"trusted.overlay.opaque", b"y"),),
     }
     gone = inode(stat.S_IFCHR | 0o000, device=(0, 0))
-    image = forge.image({b"opt": gone, b".wh.etc": inode(stat.S_IFREG | 0o644)}, without=[b"opt"], xattrs=marks)
-    script = "ls -a / /bin/sh; head -n 1 /etc/passwd; mkdir /opt && echo new > /opt/file && ls /opt; cat /etc/mark"
+    return forge.image({b"opt": gone, b".wh.etc": inode(stat.S_IFREG | 0o644)}, without=[b"opt"], xattrs=marks)
+
+
+def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:
+    """Nor do they select another file than the one that has the mark."""
+    image = marked(forge)
+    script = "ls -a / /bin /bin/sh; head -n 1 /etc/passwd; mkdir /opt && echo new > /opt/file && ls /opt; cat /etc/mark"
     done = run(attacked, image, "sh", "-c", script)
     lines = done.out.splitlines()
     assert "/bin/sh" in lines
     assert "root:x:0:0:root:/root:/bin/sh" in lines
+    assert "passwd" not in lines, "/bin does not lead to /etc"
     assert ".wh.etc" in lines, "AUFS whiteouts of OCI mean nothing in an flist"
     # What is marked as having its data elsewhere is its own data, or an error: never another file.
     assert lines[-2:] == ["file", "mark"] or (lines[-1] == "file" and "/etc/mark" in done.err), (done.out, done.err)
+
+
+@pytest.mark.parametrize("metacopy", ["on", "off"])
+def test_overlay_marks_select_other_files_where_there_is_a_second_layer(
+    attacked: Node, forge: Forge, tmp_path: Path, metacopy: str
+) -> None:
+    """The control of the test above: the same image over the layer of somebody else, with secrets in it."""
+    image = extracted(marked(forge), attacked.store, tmp_path / "image")
+    other = tmp_path / "other"
+    for name in ("etc/secret", "opt/hidden", "work/hidden"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_text("secret\n")
+
+    def look() -> None:
+        root = overlaid([image, other], tmp_path / "root", f"redirect_dir=on,metacopy={metacopy}")
+        assert not (root / "opt").exists(), "the whiteout hides it"
+        assert list((root / "work").iterdir()) == [], "the opaque directory hides it"
+        assert (root / "bin/secret").read_text() == "secret\n", "the redirect leads from /bin to /etc of the other"
+        if metacopy == "on":
+            assert (root / "etc/mark").read_text() == "secret\n"
+        else:
+            with pytest.raises(PermissionError):
+                (root / "etc/mark").read_text()
+
+    in_own_mount_namespace(look)
 
 
 def capable(permitted: int, inheritable: int) -> tuple[tuple[bytes, bytes], ...]:
