@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -13,15 +15,18 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from flist.erofs_reader import read_meta
 from flist.manifest import SignedManifest
 from flist.tree import Inode
 from tests.disks import small_disk
 from tests.e2e.node_tool import Done, Node, problem, zos
+from tests.erofs_reader import read_image
+from tests.images import mounted
 from tests.integration.spawn_kit import Tree
 from tests.mounts import in_own_mount_namespace
 from tests.security.forge import Forge, inode, renamed
 from tests.security.kit import disk, run_inside, run_outside
-from tests.security.naive import mask_by_path, mount_by_path, overlaid
+from tests.security.naive import extract_by_joining, mask_by_path, mount_by_path, overlaid
 from zos_core.containers.launch import CAPABILITIES, MASKED
 
 pytestmark = pytest.mark.root
@@ -66,6 +71,16 @@ def extracted(image: Path, store: Path, target: Path) -> Path:
     done = extract(image, store, target)
     assert done.status == 0, done.err
     return target
+
+
+def meta_of(image: Path, store: Path) -> Path:
+    """The file in the store that is the metadata of an image, compressed."""
+    return store / "meta" / SignedManifest.parse(image.read_bytes()).manifest.meta.blake3.hex()
+
+
+def unpacked(path: Path) -> bytes:
+    """An object of a store, with no limit and no look at its hash."""
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes())
 
 
 # --- 6 and 7: links where the runtime mounts -------------------------------------------------------------------------
@@ -263,10 +278,9 @@ def test_setuid_programs_gain_nothing(tree: Tree) -> None:
 
 
 # Placeholders that sort where the name sorts, so that it is the name alone for which an image is refused.
+NAMES_LEADING_OUT = [(b"..-out", b"../out"), (b".out", b"/out"), (b"a-..-..-out", b"a/../../out")]
 EVIL_NAMES = [
-    (b"..-out", b"../out"),
-    (b".out", b"/out"),
-    (b"a-..-..-out", b"a/../../out"),
+    *NAMES_LEADING_OUT,
     (b"a0b", b"a\0b"),
     (b"bio", b"bin"),
     (b".0x", b"..\0"),
@@ -299,6 +313,24 @@ def test_a_placeholder_alone_is_no_reason_to_refuse(attacked: Node, forge: Forge
     assert {before.decode() for before, _ in EVIL_NAMES} <= set(done.out.split())
 
 
+@pytest.mark.parametrize(("before", "after"), NAMES_LEADING_OUT)
+def test_names_that_are_joined_lead_out_of_the_tree(
+    attacked: Node, forge: Forge, tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    """The other control: below a root of the test's own, who believes such a name writes outside of his directory."""
+    image = forge.image({before: inode(stat.S_IFREG | 0o644)}, bend=renamed(before, after))
+    tree = read_image(unpacked(meta_of(image, attacked.store))).root
+    assert after in tree.children
+
+    def believe() -> list[str]:
+        os.chroot(tmp_path)
+        extract_by_joining(tree, b"/target")
+        return sorted(os.listdir("/"))
+
+    assert in_own_mount_namespace(believe) == ["out", "target"]
+    assert not Path("/out").exists()
+
+
 def digest_of(image: Path) -> str:
     return SignedManifest.parse(image.read_bytes()).digest.hex()
 
@@ -311,25 +343,80 @@ def test_a_file_of_a_tebibyte_of_nothing_takes_no_room(attacked: Node, forge: Fo
     )
     assert done.out.split() == [str(1 << 40), "00", "00", "00", "00"], done.err
     held = Path(f"/var/lib/zos/{attacked.instance}/images") / digest_of(image)
+    assert held.is_dir()
     assert sum(path.lstat().st_blocks * 512 for path in held.rglob("*")) < 64 << 20
 
 
+def test_a_file_of_nothing_fills_the_disk_of_who_writes_it_out(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """The control of the test above."""
+    image = forge.image({b"bomb": inode(stat.S_IFREG | 0o644, size=1 << 40)})
+    bomb = extracted(image, attacked.store, tmp_path / "tree") / "bomb"
+
+    def write_out() -> None:
+        with small_disk(tmp_path / "small", "4m") as disk_, pytest.raises(OSError, match="No space"):
+            shutil.copyfile(bomb, disk_.directory / "bomb")
+
+    in_own_mount_namespace(write_out)
+
+
+BOMB_BYTES = 256 << 20
+
+
+def lie_about(image: Path, store: Path, lie: str) -> Path:
+    """Put other metadata in the place of an image's, in which there is a file `lie`; the file in the store."""
+    path = meta_of(image, store)
+    good = unpacked(path)
+    plain = {"bomb": bytes(BOMB_BYTES), "other": renamed(b"lie", b"lye")(good), "cut": good[:-4096]}[lie]
+    path.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    return path
+
+
 @pytest.mark.parametrize("provider", ["extract", None])
-@pytest.mark.parametrize("lie", ["bomb", "other", "cut"])
-def test_metadata_that_is_not_what_was_signed(attacked: Node, forge: Forge, provider: str | None, lie: str) -> None:
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("bomb", "more bytes than there may be"),
+        ("other", "not the bytes that its name says"),
+        ("cut", "bytes of"),
+    ],
+)
+def test_metadata_that_is_not_what_was_signed(
+    attacked: Node, forge: Forge, provider: str | None, lie: str, reason: str
+) -> None:
     """CVE-2021-41190 and its kin: another content, and a frame that unpacks to far more than was promised."""
     image = forge.image({b"lie": inode(stat.S_IFREG | 0o644, mtime_ns=sum(map(ord, lie + (provider or ""))))})
-    path = attacked.store / "meta" / SignedManifest.parse(image.read_bytes()).manifest.meta.blake3.hex()
-    path = next(iter(attacked.store.rglob(path.name)))
-    good = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-    plain = {"bomb": bytes(256 << 20), "other": good[:-1] + b"x", "cut": good[:-4096]}[lie]
-    path.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    lie_about(image, attacked.store, lie)
     chosen = ["--provider", provider] if provider else []
     arguments = ["--json", "--rm", "--store", str(attacked.store), *chosen, str(image), "--", "true"]
     done = attacked.zos("run", *arguments)
     assert done.status not in (0, 1), done
     assert problem(done)["code"] in ("flist.meta-invalid", "flist.mount-failed"), done.out
+    assert reason in problem(done)["message"]
     assert attacked.names() == []
+
+
+def test_metadata_that_nobody_compares_is_believed(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """The control of the test above: our own reader and the kernel take the other metadata, and a bomb unpacks."""
+    image = forge.image({b"lie": inode(stat.S_IFREG | 0o644)})
+    other = unpacked(lie_about(image, attacked.store, "other"))
+    assert b"lye" in dict(read_meta(other).tree.inodes[0].entries)
+    image = forge.image({b"lie": inode(stat.S_IFREG | 0o644, mtime_ns=1)})
+    bomb = lie_about(image, attacked.store, "bomb")
+    assert bomb.stat().st_size < 64 << 10
+    assert len(unpacked(bomb)) == BOMB_BYTES
+    (tmp_path / "meta.erofs").write_bytes(other)
+    (tmp_path / "blob").touch()
+
+    def look() -> list[str]:
+        with mounted(tmp_path, tmp_path / "root") as root:
+            return os.listdir(root)
+
+    try:
+        assert "lye" in in_own_mount_namespace(look)
+    except OSError as error:
+        if error.errno not in (errno.ENOTBLK, errno.ENODEV):
+            raise
+        pytest.skip(f"our reader believes it; EROFS cannot be mounted from a file here: {error}")
 
 
 def repeated(forge: Forge, size: int) -> Path:
