@@ -7,8 +7,6 @@ import errno
 import os
 import signal
 import subprocess
-import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,6 +20,7 @@ from native.kernel import (
     pidfd_exit,
     unmount,
 )
+from tests.mounts import in_own_mount_namespace
 
 
 def exit_of(command: str) -> ExitStatus | None:
@@ -87,25 +86,6 @@ def test_native_kernel_mount_id_is_that_of_mountinfo() -> None:
     assert mount_id("/proc") != mount_id("/")
     with pytest.raises(FileNotFoundError):
         mount_id("/proc/absent")
-
-
-def in_own_mount_namespace(work: Callable[[], None]) -> None:
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(0x00020000) or libc.mount(None, b"/", None, 0x44000, None):  # CLONE_NEWNS; MS_REC|PRIVATE
-                raise OSError(ctypes.get_errno(), "unshare")
-            work()
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
 
 
 @pytest.mark.root

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 import stat
 import struct
 import subprocess
@@ -13,13 +15,18 @@ from pathlib import Path
 import pytest
 import zstandard
 
+from flist.erofs_reader import read_meta
 from flist.manifest import SignedManifest
 from flist.tree import Inode
 from tests.disks import small_disk
 from tests.e2e.node_tool import Done, Node, problem, zos
+from tests.erofs_reader import read_image
+from tests.images import mounted
 from tests.integration.spawn_kit import Tree
+from tests.mounts import in_own_mount_namespace
 from tests.security.forge import Forge, inode, renamed
 from tests.security.kit import disk, run_inside, run_outside
+from tests.security.naive import extract_by_joining, mask_by_path, mount_by_path, overlaid
 from zos_core.containers.launch import CAPABILITIES, MASKED
 
 pytestmark = pytest.mark.root
@@ -55,6 +62,27 @@ def link(target: str | Path) -> Inode:
     return inode(stat.S_IFLNK | 0o777, target=os.fsencode(target))
 
 
+def extract(image: Path, store: Path, target: Path, *more: str) -> Done:
+    return zos("flist", "extract", "--json", "--store", str(store), *more, str(image), str(target))
+
+
+def extracted(image: Path, store: Path, target: Path) -> Path:
+    """The tree of an image, for what a careless engine does with it."""
+    done = extract(image, store, target)
+    assert done.status == 0, done.err
+    return target
+
+
+def meta_of(image: Path, store: Path) -> Path:
+    """The file in the store that is the metadata of an image, compressed."""
+    return store / "meta" / SignedManifest.parse(image.read_bytes()).manifest.meta.blake3.hex()
+
+
+def unpacked(path: Path) -> bytes:
+    """An object of a store, with no limit and no look at its hash."""
+    return zstandard.ZstdDecompressor().decompress(path.read_bytes())
+
+
 # --- 6 and 7: links where the runtime mounts -------------------------------------------------------------------------
 
 
@@ -70,7 +98,7 @@ def link(target: str | Path) -> Inode:
     ],
 )
 def test_mount_points_that_lead_elsewhere_are_refused(
-    attacked: Node, forge: Forge, precious: Path, name: str, kind: str
+    attacked: Node, forge: Forge, precious: Path, tmp_path: Path, name: str, kind: str
 ) -> None:
     """CVE-2019-19921, CVE-2023-27561, CVE-2026-41579, CVE-2026-47766."""
     made = {
@@ -84,16 +112,33 @@ def test_mount_points_that_lead_elsewhere_are_refused(
     said = problem(done)
     assert f"/{name} of the image is no directory" in said["message"], said
     assert attacked.names() == []
+    # The control: what mounts by path follows the link, out of the root. On a file the kernel mounts no directory.
+    root = extracted(image, attacked.store, tmp_path / "root")
+    if kind == "file":
+        with pytest.raises(NotADirectoryError):
+            in_own_mount_namespace(lambda: mount_by_path(root / name))
+    else:
+        assert in_own_mount_namespace(lambda: mount_by_path(root / name)) == [str(precious)]
 
 
 # --- 4: CVE-2025-31133 -----------------------------------------------------------------------------------------------
 
 
-def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge) -> None:
-    image = forge.image({b"null": link("/proc/sys/kernel/core_pattern")}, at=b"dev")
+def test_an_images_own_dev_null_is_never_used(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    target = Path("/proc/sys/kernel/core_pattern")
+    image = forge.image({b"null": link(target)}, at=b"dev")
     there = [path.decode() for path in MASKED if Path(path.decode()).is_file()]
     done = run(attacked, image, "stat", "-c", "%t,%T %F", "/dev/null", *there)
     assert done.out.splitlines() == ["1,3 character special file"] * (1 + len(there)), done.err
+    # The control: masks that are the image's own node are what its link leads to, a knob of the host.
+    root = extracted(image, attacked.store, tmp_path / "root")
+    masked = [path for path in there if path.startswith("/proc/")]
+    assert masked
+
+    def masked_with_the_target() -> list[bool]:
+        return [file.samefile(target) for file in mask_by_path(root, masked)]
+
+    assert in_own_mount_namespace(masked_with_the_target) == [True] * len(masked)
 
 
 # --- 24: what an flist can carry -------------------------------------------------------------------------------------
@@ -130,23 +175,55 @@ def test_device_nodes_of_an_image_lead_nowhere(
         assert run_outside(programs, "entry", "open", str(outside)) == f"{outside} ok\n"
 
 
-def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:
-    """What overlay reads as its own orders, in an image: a whiteout of a parent, redirect, opaque, metacopy."""
+def marked(forge: Forge) -> Path:
+    """What overlay reads as its own orders, in an image: a whiteout, redirect, opaque, metacopy."""
     marks = {
-        b"bin": ((b"trusted.overlay.opaque", b"y"), (b"trusted.overlay.redirect", b"/etc")),
-        b"etc/mark": ((b"trusted.overlay.metacopy", b""), (b"trusted.overlay.redirect", b"/../../etc/shadow")),
+        b"bin": ((b"trusted.overlay.redirect", b"/etc"),),
+        b"etc/mark": ((b"trusted.overlay.metacopy", b""), (b"trusted.overlay.redirect", b"/etc/secret")),
+        b"work": ((b"trusted.overlay.opaque", b"y"),),
         b"": ((b"trusted.overlay.opaque", b"y"),),
     }
     gone = inode(stat.S_IFCHR | 0o000, device=(0, 0))
-    image = forge.image({b"opt": gone, b".wh.etc": inode(stat.S_IFREG | 0o644)}, without=[b"opt"], xattrs=marks)
-    script = "ls -a / /bin/sh; head -n 1 /etc/passwd; mkdir /opt && echo new > /opt/file && ls /opt; cat /etc/mark"
+    return forge.image({b"opt": gone, b".wh.etc": inode(stat.S_IFREG | 0o644)}, without=[b"opt"], xattrs=marks)
+
+
+def test_whiteouts_and_overlay_marks_of_an_image_hide_nothing_of_ours(attacked: Node, forge: Forge) -> None:
+    """Nor do they select another file than the one that has the mark."""
+    image = marked(forge)
+    script = "ls -a / /bin /bin/sh; head -n 1 /etc/passwd; mkdir /opt && echo new > /opt/file && ls /opt; cat /etc/mark"
     done = run(attacked, image, "sh", "-c", script)
     lines = done.out.splitlines()
     assert "/bin/sh" in lines
     assert "root:x:0:0:root:/root:/bin/sh" in lines
+    assert "passwd" not in lines, "/bin does not lead to /etc"
     assert ".wh.etc" in lines, "AUFS whiteouts of OCI mean nothing in an flist"
     # What is marked as having its data elsewhere is its own data, or an error: never another file.
     assert lines[-2:] == ["file", "mark"] or (lines[-1] == "file" and "/etc/mark" in done.err), (done.out, done.err)
+
+
+@pytest.mark.parametrize("metacopy", ["on", "off"])
+def test_overlay_marks_select_other_files_where_there_is_a_second_layer(
+    attacked: Node, forge: Forge, tmp_path: Path, metacopy: str
+) -> None:
+    """The control of the test above: the same image over the layer of somebody else, with secrets in it."""
+    image = extracted(marked(forge), attacked.store, tmp_path / "image")
+    other = tmp_path / "other"
+    for name in ("etc/secret", "opt/hidden", "work/hidden"):
+        (other / name).parent.mkdir(parents=True)
+        (other / name).write_text("secret\n")
+
+    def look() -> None:
+        root = overlaid([image, other], tmp_path / "root", f"redirect_dir=on,metacopy={metacopy}")
+        assert not (root / "opt").exists(), "the whiteout hides it"
+        assert list((root / "work").iterdir()) == [], "the opaque directory hides it"
+        assert (root / "bin/secret").read_text() == "secret\n", "the redirect leads from /bin to /etc of the other"
+        if metacopy == "on":
+            assert (root / "etc/mark").read_text() == "secret\n"
+        else:
+            with pytest.raises(PermissionError):
+                (root / "etc/mark").read_text()
+
+    in_own_mount_namespace(look)
 
 
 def capable(permitted: int, inheritable: int) -> tuple[tuple[bytes, bytes], ...]:
@@ -201,10 +278,9 @@ def test_setuid_programs_gain_nothing(tree: Tree) -> None:
 
 
 # Placeholders that sort where the name sorts, so that it is the name alone for which an image is refused.
+NAMES_LEADING_OUT = [(b"..-out", b"../out"), (b".out", b"/out"), (b"a-..-..-out", b"a/../../out")]
 EVIL_NAMES = [
-    (b"..-out", b"../out"),
-    (b".out", b"/out"),
-    (b"a-..-..-out", b"a/../../out"),
+    *NAMES_LEADING_OUT,
     (b"a0b", b"a\0b"),
     (b"bio", b"bin"),
     (b".0x", b"..\0"),
@@ -237,6 +313,24 @@ def test_a_placeholder_alone_is_no_reason_to_refuse(attacked: Node, forge: Forge
     assert {before.decode() for before, _ in EVIL_NAMES} <= set(done.out.split())
 
 
+@pytest.mark.parametrize(("before", "after"), NAMES_LEADING_OUT)
+def test_names_that_are_joined_lead_out_of_the_tree(
+    attacked: Node, forge: Forge, tmp_path: Path, before: bytes, after: bytes
+) -> None:
+    """The other control: below a root of the test's own, who believes such a name writes outside of his directory."""
+    image = forge.image({before: inode(stat.S_IFREG | 0o644)}, bend=renamed(before, after))
+    tree = read_image(unpacked(meta_of(image, attacked.store))).root
+    assert after in tree.children
+
+    def believe() -> list[str]:
+        os.chroot(tmp_path)
+        extract_by_joining(tree, b"/target")
+        return sorted(os.listdir("/"))
+
+    assert in_own_mount_namespace(believe) == ["out", "target"]
+    assert not Path("/out").exists()
+
+
 def digest_of(image: Path) -> str:
     return SignedManifest.parse(image.read_bytes()).digest.hex()
 
@@ -249,34 +343,85 @@ def test_a_file_of_a_tebibyte_of_nothing_takes_no_room(attacked: Node, forge: Fo
     )
     assert done.out.split() == [str(1 << 40), "00", "00", "00", "00"], done.err
     held = Path(f"/var/lib/zos/{attacked.instance}/images") / digest_of(image)
+    assert held.is_dir()
     assert sum(path.lstat().st_blocks * 512 for path in held.rglob("*")) < 64 << 20
 
 
+def test_a_file_of_nothing_fills_the_disk_of_who_writes_it_out(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """The control of the test above."""
+    image = forge.image({b"bomb": inode(stat.S_IFREG | 0o644, size=1 << 40)})
+    bomb = extracted(image, attacked.store, tmp_path / "tree") / "bomb"
+
+    def write_out() -> None:
+        with small_disk(tmp_path / "small", "4m") as disk_, pytest.raises(OSError, match="No space"):
+            shutil.copyfile(bomb, disk_.directory / "bomb")
+
+    in_own_mount_namespace(write_out)
+
+
+BOMB_BYTES = 256 << 20
+
+
+def lie_about(image: Path, store: Path, lie: str) -> Path:
+    """Put other metadata in the place of an image's, in which there is a file `lie`; the file in the store."""
+    path = meta_of(image, store)
+    good = unpacked(path)
+    plain = {"bomb": bytes(BOMB_BYTES), "other": renamed(b"lie", b"lye")(good), "cut": good[:-4096]}[lie]
+    path.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    return path
+
+
 @pytest.mark.parametrize("provider", ["extract", None])
-@pytest.mark.parametrize("lie", ["bomb", "other", "cut"])
-def test_metadata_that_is_not_what_was_signed(attacked: Node, forge: Forge, provider: str | None, lie: str) -> None:
+@pytest.mark.parametrize(
+    ("lie", "reason"),
+    [
+        ("bomb", "more bytes than there may be"),
+        ("other", "not the bytes that its name says"),
+        ("cut", "bytes of"),
+    ],
+)
+def test_metadata_that_is_not_what_was_signed(
+    attacked: Node, forge: Forge, provider: str | None, lie: str, reason: str
+) -> None:
     """CVE-2021-41190 and its kin: another content, and a frame that unpacks to far more than was promised."""
     image = forge.image({b"lie": inode(stat.S_IFREG | 0o644, mtime_ns=sum(map(ord, lie + (provider or ""))))})
-    path = attacked.store / "meta" / SignedManifest.parse(image.read_bytes()).manifest.meta.blake3.hex()
-    path = next(iter(attacked.store.rglob(path.name)))
-    good = zstandard.ZstdDecompressor().decompress(path.read_bytes())
-    plain = {"bomb": bytes(256 << 20), "other": good[:-1] + b"x", "cut": good[:-4096]}[lie]
-    path.write_bytes(zstandard.ZstdCompressor().compress(plain))
+    lie_about(image, attacked.store, lie)
     chosen = ["--provider", provider] if provider else []
     arguments = ["--json", "--rm", "--store", str(attacked.store), *chosen, str(image), "--", "true"]
     done = attacked.zos("run", *arguments)
     assert done.status not in (0, 1), done
     assert problem(done)["code"] in ("flist.meta-invalid", "flist.mount-failed"), done.out
+    assert reason in problem(done)["message"]
     assert attacked.names() == []
+
+
+def test_metadata_that_nobody_compares_is_believed(attacked: Node, forge: Forge, tmp_path: Path) -> None:
+    """The control of the test above: our own reader and the kernel take the other metadata, and a bomb unpacks."""
+    image = forge.image({b"lie": inode(stat.S_IFREG | 0o644)})
+    other = unpacked(lie_about(image, attacked.store, "other"))
+    assert b"lye" in dict(read_meta(other).tree.inodes[0].entries)
+    image = forge.image({b"lie": inode(stat.S_IFREG | 0o644, mtime_ns=1)})
+    bomb = lie_about(image, attacked.store, "bomb")
+    assert bomb.stat().st_size < 64 << 10
+    assert len(unpacked(bomb)) == BOMB_BYTES
+    (tmp_path / "meta.erofs").write_bytes(other)
+    (tmp_path / "blob").touch()
+
+    def look() -> list[str]:
+        with mounted(tmp_path, tmp_path / "root") as root:
+            return os.listdir(root)
+
+    try:
+        assert "lye" in in_own_mount_namespace(look)
+    except OSError as error:
+        if error.errno not in (errno.ENOTBLK, errno.ENODEV):
+            raise
+        pytest.skip(f"our reader believes it; EROFS cannot be mounted from a file here: {error}")
 
 
 def repeated(forge: Forge, size: int) -> Path:
     """An image with a file of this size, every 256 KiB of which are the same bytes of its blob."""
     return forge.image({b"again": inode(stat.S_IFREG | 0o644, size=size)}, again={b"again": b"bin/busybox"})
-
-
-def extract(image: Path, store: Path, target: Path, *more: str) -> Done:
-    return zos("flist", "extract", "--json", "--store", str(store), *more, str(image), str(target))
 
 
 def test_many_chunks_of_the_same_bytes_do_not_fill_the_disk(attacked: Node, forge: Forge, tmp_path: Path) -> None:
