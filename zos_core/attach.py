@@ -92,6 +92,7 @@ class _Patience:
         if self._away_since_s is None:
             self._away_since_s = now_s
         absent = isinstance(error, Unreachable) and error.absent and not self._known
+        self._known = True  # what broke off had been there, though it had not answered yet
         if absent or now_s - self._away_since_s > AWAY_MAX_S:
             raise error
         await asyncio.sleep(RETRY_INTERVAL_S)
