@@ -7,6 +7,7 @@ the object is not in the streams: whoever keeps them keeps it.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Final, Protocol
@@ -31,19 +32,26 @@ SHARD_BYTES: Final = 1 << 20
 
 
 class Readable(Protocol):
-    """What bytes are read from; fewer than asked for are an end only if they are none."""
+    """What bytes are read from (io.RawIOBase): 0 is the end, None that there is nothing yet, which is refused."""
 
     def readinto(self, buffer: memoryview, /) -> int | None: ...
 
 
 class Writable(Protocol):
-    """What bytes are written to, all of them or an error (a buffered writer)."""
+    """What bytes are written to (io.RawIOBase): how many were taken; None, or none at all, is refused."""
 
-    def write(self, data: memoryview, /) -> object: ...
+    def write(self, data: memoryview, /) -> int | None: ...
 
 
 def stream_bytes(length: int, k: int, shard_bytes: int) -> int:
-    """Length of each stream of an object of `length` bytes."""
+    """Length of each stream of an object of `length` bytes.
+
+    Raises:
+        ErasureError: there is no such code, shard or object.
+    """
+    _check(length, shard_bytes)
+    if k < 1:
+        raise ShapeInvalid(f"a code of {k} data shards")
     whole, rest = divmod(length, k * shard_bytes)
     return whole * shard_bytes + -(-rest // k)
 
@@ -54,10 +62,23 @@ def _fill(source: Readable, buffer: memoryview) -> int:
     while at < len(buffer):
         with buffer[at:] as rest:
             count = source.readinto(rest)
-        if not count:
+        if count is None:
+            raise BlockingIOError(errno.EAGAIN, "the source has nothing to read yet: it must wait itself")
+        if count == 0:
             break
         at += count
     return at
+
+
+def _write(target: Writable, data: memoryview) -> None:
+    """Write all of it."""
+    at = 0
+    while at < len(data):
+        with data[at:] as rest:
+            count = target.write(rest)
+        if not count:
+            raise BlockingIOError(errno.EAGAIN, f"the target took {at} of {len(data)} bytes: it must wait itself")
+        at += count
 
 
 def _check(length: int, shard_bytes: int) -> None:
@@ -106,7 +127,7 @@ def _encode_stripe(code: Code, stripe: Stripe, size: int, streams: Sequence[Writ
         shards = _cut(stack, stripe, range(code.k + code.m), size)
         code.encode_into(shards[: code.k], shards[code.k :], threads=threads)
         for stream, shard in zip(streams, shards, strict=True):
-            stream.write(shard)
+            _write(stream, shard)
 
 
 def _cut(stack: ExitStack, stripe: Stripe, which: Iterable[int], size: int) -> list[memoryview]:
@@ -137,8 +158,7 @@ def decode_stream(
     def take(shards: Sequence[memoryview], rest: int) -> None:
         for shard in shards[: code.k]:
             with shard[: max(0, min(len(shard), rest))] as part:
-                if part:
-                    target.write(part)
+                _write(target, part)
             rest -= len(shard)
 
     _rebuild(code, streams, have, lost, take, length=length, shard_bytes=shard_bytes, threads=threads)
@@ -165,7 +185,7 @@ def repair_stream(
 
     def take(shards: Sequence[memoryview], rest: int) -> None:
         for index, stream in lost.items():
-            stream.write(shards[index])
+            _write(stream, shards[index])
 
     _rebuild(code, streams, have, list(lost), take, length=length, shard_bytes=shard_bytes, threads=threads)
 

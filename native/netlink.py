@@ -8,6 +8,7 @@ from native.reference.netlink import DATAGRAM_MAX, NESTING_MAX, VALUE_MAX, Attri
 if REFERENCE:
     from native.reference.netlink import pack_attributes, pack_message, parse_messages, unpack_attributes
 else:
+    import native._main_only  # noqa: F401  # refuses other interpreters
     from native.cy.netlink import pack_attributes, pack_message, parse_messages, unpack_attributes
 
 __all__ = [

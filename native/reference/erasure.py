@@ -52,9 +52,11 @@ INVERSES: Final = [0, *(row.index(1) for row in PRODUCTS[1:])]
 
 
 def erasure_choose_path(name: str | None) -> str:
-    """The twin has one path; the name must be one that there is."""
+    """The twin has one path; another one is refused, as where a processor has not its instructions."""
     if name and name not in NAMES:
         raise PathUnavailable(f'no path "{name}"; known: {", ".join(NAMES)}')
+    if name and name not in erasure_paths():
+        raise PathUnavailable(f"plain Python has not the instructions of the path {name}")
     return "scalar"
 
 
@@ -272,11 +274,11 @@ class Code:
             raise TooFewShards(f"{len(have)} shards are not enough: {self._k} are needed")
         _count("shards", len(sources), len(have))
         _count("lost shards", len(targets), len(wanted))
+        _check_threads(threads)
         if not wanted:
             return
         length = _length([*sources, *targets])
         _no_overlap(sources, targets)
-        _check_threads(threads)
         survivors = self._survivors(have, sources)
         inverse = _invert([self._row(index) for index, _ in survivors])
         rows = _times([self._row(index) for index in wanted], inverse)

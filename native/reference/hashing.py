@@ -9,7 +9,7 @@ import struct
 from typing import TYPE_CHECKING, Final, NamedTuple, final
 
 from native.errors import InputInvalid
-from native.reference.buffers import count_of, item, parts, view
+from native.reference.buffers import count_of, item, no_overlap, parts, view
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -72,7 +72,7 @@ def hash_many_into(
     target = view(out, "out")
     if target.readonly:
         raise InputInvalid("out cannot be written")
-    # Whether memory is shared cannot be seen from Python; the digests are all made before one is written.
+    no_overlap({"data": view(data, "data"), "offsets": view(offsets, "offsets")}, {"out": target})
     digests = b"".join(_digest(bytes(part), mode) for part in parts(data, offsets))
     if len(target) != len(digests):
         raise InputInvalid(f"out has {len(target)} bytes for {len(digests) // DIGEST_BYTES} digests")

@@ -304,7 +304,9 @@ class Pipeline:
         try:
             if zstandard.frame_content_size(body) not in (-1, length):
                 raise malformed("its frame has not as many bytes as its header says")
-            opened = zstandard.ZstdDecompressor().decompress(body, max_output_size=length, allow_extra_data=False)
+            # Any window: no memory is taken for it, as the whole chunk is (PIPELINE-ZSTD-1).
+            decompressor = zstandard.ZstdDecompressor(max_window_size=1 << 31)
+            opened = decompressor.decompress(body, max_output_size=length, allow_extra_data=False)
         except zstandard.ZstdError:
             raise malformed("its frame cannot be decompressed") from None
         if len(opened) != length:

@@ -72,6 +72,13 @@ def test_erasure_path_is_forced_by_the_environment(path: str) -> None:
         assert "native.erasure_errors.PathUnavailable" in done.stderr
 
 
+@pytest.mark.parametrize("path", ["gfni512", "neon", "scalar"])
+def test_erasure_twin_has_one_path(path: str) -> None:
+    program = "from native import erasure as e; print(e.PATH)"
+    done = python(program, ZOS_ERASURE_PATH=path, ZOS_NATIVE="reference")
+    assert (done.returncode, done.stdout) == ((0, "scalar\n") if path == "scalar" else (1, "")), done.stderr
+
+
 def test_erasure_path_misspelt_is_refused() -> None:
     for side in ("rust", "reference"):
         done = python("import native.erasure", ZOS_ERASURE_PATH="avx3", ZOS_NATIVE=side)

@@ -246,6 +246,41 @@ def test_erasure_steady_state_has_no_page_faults() -> None:
         assert sum(faults[10:]) <= 4, faults
 
 
+class Slow(io.RawIOBase):
+    """Gives and takes a byte at a time, and from `stops` on nothing, as a descriptor that does not wait."""
+
+    def __init__(self, data: bytes | bytearray = b"", stops: int = 1 << 30) -> None:
+        self.data, self.at, self.stops = bytearray(data), 0, stops
+
+    def readinto(self, buffer: Any) -> int | None:
+        if self.at >= self.stops:
+            return None
+        part = self.data[self.at : self.at + 1]
+        buffer[: len(part)] = part
+        self.at += len(part)
+        return len(part)
+
+    def write(self, data: Any) -> int | None:
+        if len(self.data) >= self.stops:
+            return None
+        self.data += data[:1]
+        return 1
+
+
+def test_erasure_streams_of_few_bytes_at_a_time() -> None:
+    under_test, data = erasure.Code(2, 1), bytes(range(11))
+    streams = [Slow() for _ in range(3)]
+    assert erasure.encode_stream(under_test, Slow(data), streams, shard_bytes=4) == 11
+    target = Slow()
+    again = {0: Slow(streams[0].data), 2: Slow(streams[2].data)}
+    erasure.decode_stream(under_test, again, target, length=11, shard_bytes=4)
+    assert target.data == data
+    with pytest.raises(BlockingIOError):
+        erasure.encode_stream(under_test, Slow(data, stops=5), streams, shard_bytes=4)
+    with pytest.raises(BlockingIOError):
+        erasure.encode_stream(under_test, Slow(data), [Slow(stops=3), Slow(), Slow()], shard_bytes=4)
+
+
 def test_erasure_streams_refuse() -> None:
     under_test = erasure.Code(2, 1)
     with pytest.raises(erasure.ShardCountWrong):
@@ -263,6 +298,11 @@ def test_erasure_streams_refuse() -> None:
         erasure.decode_stream(under_test, {0: io.BytesIO(b"abc"), 2: io.BytesIO(b"ab")}, target, length=6)
     assert caught.value.context == {"shard": 2}
     assert target.getvalue() == b""
+    with pytest.raises(erasure.ThreadsInvalid):
+        erasure.decode_stream(under_test, {0: io.BytesIO(b"abc"), 1: io.BytesIO(b"abc")}, target, length=6, threads=999)
+    for length, k, shard_bytes in ((-10, 1, 1), (10, 0, 1), (10, 1, 0)):
+        with pytest.raises(erasure.ErasureError):
+            erasure.stream_bytes(length, k, shard_bytes)
     both = {0: io.BytesIO(b"abc"), 1: io.BytesIO(b"abc")}
     for wrong in (1, 3, -1):
         with pytest.raises(erasure.ShardIndexInvalid):

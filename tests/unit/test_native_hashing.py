@@ -103,15 +103,15 @@ def test_hashing_wrong_input_is_refused(side: Any, call: Callable[[Any], object]
         call(side)
 
 
-def test_hashing_overlapping_output_is_refused() -> None:
+def test_hashing_overlapping_output_is_refused(side: Any) -> None:
     """Neighbours are none: the last byte of one and the first of the other touch."""
     whole = bytearray(200)
     ends = array("Q", [0, 100])
-    rust.hash_many_into(memoryview(whole)[:100], ends, memoryview(whole)[100:132])
-    rust.hash_many_into(memoryview(whole)[32:132], ends, memoryview(whole)[:32])
+    side.hash_many_into(memoryview(whole)[:100], ends, memoryview(whole)[100:132])
+    side.hash_many_into(memoryview(whole)[32:132], ends, memoryview(whole)[:32])
     for begin in (0, 50, 69, 99):
         with pytest.raises(InputInvalid, match="overlaps"):
-            rust.hash_many_into(memoryview(whole)[:100], ends, memoryview(whole)[begin : begin + 32])
+            side.hash_many_into(memoryview(whole)[:100], ends, memoryview(whole)[begin : begin + 32])
     numbers = memoryview(bytearray(bytes(ends) + bytes(32)))
     with pytest.raises(InputInvalid, match="overlaps"):
-        rust.hash_many_into(bytes(100), numbers[:16], numbers[8:40])
+        side.hash_many_into(bytes(100), numbers[:16], numbers[8:40])

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import pytest
+import zstandard
 from blake3 import blake3
 
 import native.pipeline
@@ -259,6 +260,24 @@ def test_pipeline_frames_that_lie_are_refused(make: Callable[..., Any]) -> None:
         slot = bytearray((header + body).ljust(line.slot_bytes, b"\0"))
         with pytest.raises(ChunkMalformed):
             line.open_into(slot, array("I", [16 + len(body)]), bytearray(3000))
+
+
+@pytest.mark.parametrize("window_log", [12, 27, 28, 31, 32])
+def test_pipeline_frames_of_any_window(make: Callable[..., Any], window_log: int) -> None:
+    """A frame without its content's size has its window's: RFC 8878, 3.1.1.1.2. None is needed."""
+    line, text = make(chunk_bytes=5000), TEXT[:3000]
+    stream = zstandard.ZstdCompressor(write_content_size=False).compressobj()
+    frame = bytearray(stream.compress(text) + stream.flush())
+    assert frame[4] & 0xE0 == 0, "no content size, and a byte of window"
+    frame[5] = (window_log - 10) << 3
+    header = b"\1\1\0\0" + (3000).to_bytes(4, "little") + len(frame).to_bytes(4, "little") + bytes(4)
+    slot, out = bytearray((header + frame).ljust(line.slot_bytes, b"\0")), bytearray(3000)
+    if window_log > 31:
+        with pytest.raises(ChunkMalformed):
+            line.open_into(slot, array("I", [16 + len(frame)]), out)
+    else:
+        line.open_into(slot, array("I", [16 + len(frame)]), out)
+        assert out == text
 
 
 def test_pipeline_lengths_out_of_the_limits_are_refused(make: Callable[..., Any]) -> None:

@@ -234,6 +234,7 @@ impl Code {
     ) -> Result<Option<Task<'a>>, Error> {
         count("shards", shards.len(), indexes.len())?;
         count("lost shards", targets.len(), lost.len())?;
+        threads_are(threads)?;
         if lost.is_empty() {
             return Ok(None);
         }
@@ -333,9 +334,7 @@ impl Code {
         length: usize,
         threads: usize,
     ) -> Result<Task<'a>, Error> {
-        if !(1..=THREADS_MAX).contains(&threads) {
-            return Err(Error::Threads(threads));
-        }
+        threads_are(threads)?;
         let large = length.saturating_mul(sources.len()) >= STREAMING_BYTES_MIN;
         Ok(Task {
             tables,
@@ -349,6 +348,13 @@ impl Code {
             },
             threads,
         })
+    }
+}
+
+fn threads_are(threads: usize) -> Result<(), Error> {
+    match threads {
+        1..=THREADS_MAX => Ok(()),
+        _ => Err(Error::Threads(threads)),
     }
 }
 
