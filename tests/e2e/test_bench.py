@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from bench.commands import WORSE
+from bench.peers.process import Process
+from bench.peers.protocol import Work
 
 pytestmark = pytest.mark.e2e
 
@@ -120,6 +122,22 @@ def test_compare_ends_with_a_status_for_ci(results: Path, tmp_path: Path) -> Non
     changes = json.loads(done.out)["changes"]
     worse = {change["row"] for change in changes if change["verdict"] == "worse"}
     assert (done.status, worse) == (WORSE, {"copy from Python"})
+
+
+@pytest.mark.parametrize(("length", "huge"), [(1 << 20, False), (2 << 20, True), (64 << 20, True)])
+def test_memory_of_a_peer_has_the_pages_that_ours_has(cache: Path, length: int, huge: bool) -> None:
+    policy = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not policy.exists() or "[madvise]" not in policy.read_text():
+        pytest.skip("huge pages are not given on demand here")
+    process = Process([str(cache / "peers/bin/roofline")])
+    try:
+        process.prepare(Work("roofline.read", {"bytes": length}), "/dev/null")
+        lines = Path(f"/proc/{process.pid}/smaps").read_text().splitlines()
+    finally:
+        process.close()
+    wanted = sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")) << 10
+    # What is free may be in small pieces: most of it is enough.
+    assert (wanted > length // 2) if huge else (wanted == 0)
 
 
 def test_list_names_groups_needs_and_missing_peers(cache: Path) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from bench.duel import digest_of, each, throughput
 from bench.errors import PeerFailed, PeerMissing, PeerUnknown
+from bench.peers.arena import page_environment
 from bench.peers.cache import Cache, Installed, cache_directory, source_digest
 from bench.peers.catalog import CATALOG, find
 from bench.peers.debian import mirror_in
@@ -113,6 +114,16 @@ def test_peers_of_the_machine_are_looked_for_on_the_path(tmp_path: Path, monkeyp
     with pytest.raises(PeerMissing) as caught:
         Cache(tmp_path).find(find("mkfs.erofs"))
     assert caught.value.hint == "apt-get install erofs-utils"
+
+
+@pytest.mark.parametrize(
+    ("peer", "shard_bytes", "huge"),
+    [("zfec", 8 << 20, True), ("zfec", 2 << 20, True), ("zfec", 65536, False), ("isa-l", 8 << 20, False)],
+)
+def test_malloc_below_python_gives_huge_pages_where_ours_are(peer: str, shard_bytes: int, huge: bool) -> None:
+    made = page_environment(find(peer), Work("erasure.encode", {"k": 16, "m": 4, "shard_bytes": shard_bytes}))
+    assert made == ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {})
+    assert page_environment(find(peer), Work("sign.single", {"count": 1})) == {}
 
 
 def test_an_unknown_peer_is_refused() -> None:
