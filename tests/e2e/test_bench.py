@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -166,6 +167,7 @@ def test_results_go_to_stdout_on_demand_and_nothing_else_does(cache: Path) -> No
         (["run", "moon"], 111, "there is no group 'moon'"),
         (["run", "calls", "--rounds", "0"], 2, "0 rounds are none"),
         (["run", "calls", "--tree", "/no/such/tree"], 2, "is no directory"),
+        (["run", "calls", "--json", "{bad}.d/run.json"], 2, "bad.json.d is no directory"),
         (["peers", "list", "moon"], 112, "there is no peer 'moon'"),
         (["compare", "/no/such.json", "/no/such.json"], 1, "/no/such.json: No such file"),
         (["compare", "{bad}", "{bad}"], 114, "bad.json"),
@@ -178,7 +180,8 @@ def test_wrong_input_is_refused(tmp_path: Path, arguments: list[str], status: in
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "old.json").write_text('{"version": 1}')
     names = {"{bad}": str(tmp_path / "bad.json"), "{old}": str(tmp_path / "old.json")}
-    done = bench(*(names.get(word, word) for word in arguments))
+    words = [re.sub(r"\{\w+\}", lambda found: names[found[0]], word) for word in arguments]
+    done = bench(*words)
     assert done.status == status, done.err
     assert said in done.err
     assert "Traceback" not in done.err
@@ -193,6 +196,14 @@ def test_a_peer_that_was_asked_for_and_is_missing_is_said_and_is_no_number(tmp_p
     assert rows
     assert all(row["values"] == [] and "not installed" in row["missing"] for row in rows)
     assert found["peers"][0]["missing"].startswith("not installed")
+
+
+def test_twins_are_not_measured_under_the_names_of_the_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ZOS_NATIVE", "reference")
+    done = bench("run", "calls", "--quick", cache=tmp_path)
+    assert done.status == 2
+    assert "ZOS_NATIVE=reference" in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reports_of_nothing_say_so(tmp_path: Path) -> None:
