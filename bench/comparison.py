@@ -2,7 +2,8 @@
 
 A change of a row counts when the whole 90 % interval of the ratio of its medians lies beyond the threshold, and when it
 still does after the drift of the machine is taken out: peers and rooflines of the same group, which nobody has
-changed, tell by how much the machine itself was faster or slower in the second run.
+changed, tell by how much the machine itself was faster or slower in the second run. The interval is over the rounds of
+each run: that memory lies elsewhere in another run is not in it, so one pair of runs does not prove a small change.
 """
 
 from __future__ import annotations
@@ -197,6 +198,7 @@ def summary_lines(found: Comparison) -> list[str]:
         f"A {found.before}, B {found.after}: {len(ours)} rows of ours, {counts['better']} better, "
         f"{counts['worse']} worse, {counts['gone']} gone; "
         f"changes below {found.threshold:.0%}, or within the noise of the samples, are none",
+        "where memory lies changes from run to run and is not in that noise: measure again what counts",
     ]
     if found.other_machine:
         lines.append(f"warning: not the same machine ({', '.join(found.other_machine)}): values differ by that, too")

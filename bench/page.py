@@ -25,8 +25,9 @@ TITLE = "zos, measured"
 INTRODUCTION = (
     "Written by `zos bench report` from what `{command}` found. What is in one table was measured in "
     "turns, short calls pinned to one CPU, so the ratios are of one run on one machine. Figures in brackets are the "
-    "ends of the 90 % bootstrap interval. In the plots ours is blue and peers are grey; dashed bars and orange points "
-    "are what the machine can do at most, no rivals."
+    "ends of the 90 % bootstrap interval over the rounds of one process: where memory lies changes from run to run and "
+    "is not in it, so another run may well lie outside. In the plots ours is blue and peers are grey; dashed bars and "
+    "orange points are what the machine can do at most, no rivals."
 )
 HEADINGS = {
     "erasure": "Erasure coding",
@@ -165,7 +166,7 @@ def _loss_lines(report: Report) -> list[str]:
     if lost:
         return lost
     beside = len(standings(report.groups))
-    return [f"To none of the {beside} peers' rows beside ours, by more than noise."] if beside else []
+    return [f"To none of the {beside} peers' rows beside ours, by more than the noise of the rounds."] if beside else []
 
 
 def _best_cells(report: Report) -> list[list[str]]:

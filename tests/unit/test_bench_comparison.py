@@ -118,6 +118,11 @@ def test_values_of_another_kind_are_not_compared(what: str) -> None:
     assert comparison_cells(whole)[1][7] == "not comparable"
 
 
+def test_the_summary_says_what_the_noise_does_not_cover() -> None:
+    text = "\n".join(summary_lines(compare(report(), report(), threshold=0.05)))
+    assert "where memory lies changes from run to run and is not in that noise" in text
+
+
 def test_another_code_path_is_told() -> None:
     after = report()
     machine = msgspec.structs.replace(after.machine, paths={"erasure": "avx2", "other": "x"})

@@ -120,6 +120,12 @@ def test_losses_are_beyond_noise_and_the_worst_first() -> None:
     assert "To none of the 1 peers' rows" in page.markdown(report(won), [])
 
 
+def test_the_page_says_what_its_intervals_cover() -> None:
+    for made in (page.markdown(report(), []), page.html(report(), [])):
+        assert "90 % bootstrap interval over the rounds of one process" in made
+        assert "where memory lies changes from run to run and is not in it" in made
+
+
 def test_the_page_says_the_command_that_it_is_from() -> None:
     words = ["bench", "run", "--peers", "--prefer", "--tree", "/a tree", ";", "zos", "bench", "run", "sign"]
     made = page.markdown(msgspec.structs.replace(report(), arguments=words), [])
