@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import mmap
+from contextlib import suppress
 
 import pytest
 
 from bench.duel import Duel, Rival, Work, throughput
+from bench.peers.arena import HUGE_BYTES
 
 SIZES = {"64KiB": 64 << 10, "1MiB": 1 << 20, "128MiB": 128 << 20}
 TOUCHED = 8 << 20
+
+
+def _touched(length: int) -> memoryview:
+    """Memory with the pages that the roofline's has (BENCH-PEER-8)."""
+    memory = mmap.mmap(-1, length, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if length >= HUGE_BYTES:
+        with suppress(OSError):  # a kernel without transparent huge pages
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    view = memoryview(memory)
+    view[:] = bytes(length)
+    return view
 
 
 @pytest.mark.parametrize("size", list(SIZES))
 def bench_memory(duel: Duel, size: str) -> None:
     """Copying from Python, which is memcpy(3) and the call, beside a C loop; hot, in the last cache, in DRAM."""
     length = SIZES[size]
-    source, target = memoryview(bytearray(length)), memoryview(bytearray(length))
+    source, target = _touched(length), _touched(length)
     numbers = {"bytes": length}
 
     def copy() -> None:

@@ -24,6 +24,7 @@ from bench.peers.cache import Cache, cache_directory
 from bench.peers.catalog import CATALOG, PeerSpec, find
 from bench.results import Group, Report
 from bench.suite import Suite, choose, installed_suites
+from native._choice import REFERENCE
 from zos_core.base.atomic_file import make_directories, write_atomic
 from zos_core.base.document import Record, encode_json
 from zos_core.base.elevate import require_root
@@ -95,9 +96,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
     suites = choose(installed_suites(), arguments.groups)
     require_extras()
+    options = _options(arguments)
     suites, left_out = _available(suites, named=bool(arguments.groups))
     suites, without_root = _for_this_user(suites, named=bool(arguments.groups))
-    options = _options(arguments)
     cache = _cache(arguments)
 
     from bench.recorder import Recorder
@@ -182,13 +183,20 @@ def _options(arguments: argparse.Namespace) -> Options:
     """The options of a run.
 
     Raises:
-        UsageError: a number of rounds below 1, or a tree that is no directory.
+        UsageError: a number of rounds below 1, a tree that is no directory, a FILE in none, or ZOS_NATIVE=reference.
     """
     tree: Path | None = None
     if arguments.tree is not None:
         tree = Path(arguments.tree).resolve()
         if not tree.is_dir():
             raise UsageError(f"{arguments.tree} is no directory", hint="--tree takes a root file system")
+    if arguments.json not in (None, STDOUT) and not Path(arguments.json).absolute().parent.is_dir():
+        raise UsageError(f"{Path(arguments.json).parent} is no directory", hint="--json FILE is written into one")
+    if REFERENCE:
+        raise UsageError(
+            "ZOS_NATIVE=reference: the twins in Python would be measured under the names of the compiled kernels",
+            hint="unset ZOS_NATIVE",
+        )
     options = dataclasses.replace(
         QUICK if arguments.quick else FULL,
         peers=arguments.peers,
@@ -210,11 +218,11 @@ def _keep(found: Report, cache: Cache, also: str | None) -> list[Path]:
     paths = []
     if found.groups:
         stem = found.begun.replace(":", "").replace(" ", "-")
+        make_directories(cache.results, owner=owner)
         paths.append(cache.results / f"{stem}.json")
     if also is not None:
         paths.append(Path(also))
     for path in paths:
-        make_directories(path.parent, owner=owner)
         results.save(path, found, owner=owner)
     return paths
 

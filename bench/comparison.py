@@ -2,7 +2,8 @@
 
 A change of a row counts when the whole 90 % interval of the ratio of its medians lies beyond the threshold, and when it
 still does after the drift of the machine is taken out: peers and rooflines of the same group, which nobody has
-changed, tell by how much the machine itself was faster or slower in the second run.
+changed, tell by how much the machine itself was faster or slower in the second run. The interval is over the rounds of
+each run: that memory lies elsewhere in another run is not in it, so one pair of runs does not prove a small change.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from zos_core.base.document import Record
 
 __all__ = ["Change", "Comparison", "compare", "comparison_cells", "summary_lines"]
 
-Verdict = Literal["better", "worse", "same", "gone", "new"]
+Verdict = Literal["better", "worse", "same", "gone", "new", "not comparable"]
 
 
 class Change(Record, frozen=True, kw_only=True):
@@ -51,6 +52,7 @@ class Comparison(Record, frozen=True, kw_only=True):
 
     Attributes:
         other_machine: what of the machines differs; then values are of two machines.
+        other_paths: native kernels that took another code path, with both.
         only_before, only_after: groups that only one of the runs has.
     """
 
@@ -58,6 +60,7 @@ class Comparison(Record, frozen=True, kw_only=True):
     after: str
     threshold: float
     other_machine: list[str] = []
+    other_paths: list[str] = []
     changes: list[Change] = []
     only_before: list[str] = []
     only_after: list[str] = []
@@ -78,6 +81,11 @@ def compare(before: Report, after: Report, *, threshold: float) -> Comparison:
         after=after.begun,
         threshold=threshold,
         other_machine=[name for name in names if getattr(before.machine, name) != getattr(after.machine, name)],
+        other_paths=[
+            f"{kernel} {path}, then {after.machine.paths[kernel]}"
+            for kernel, path in before.machine.paths.items()
+            if after.machine.paths.get(kernel, path) != path
+        ],
         changes=[
             change for key in then if key in now for change in _group_changes(then[key], now[key], threshold=threshold)
         ],
@@ -90,13 +98,20 @@ def _group_changes(before: Group, after: Group, *, threshold: float) -> list[Cha
     drifts = []
     for row in before.rows:
         other = after.row(row.name)
-        seen = None if row.role == "ours" or other is None else advantage(after, other, row, one_run=False)
+        if row.role == "ours" or other is None or not _comparable(before, after, row, other):
+            continue
+        seen = advantage(after, other, row, one_run=False)
         if seen is not None:
             drifts.append(seen.value)
     drift = median(drifts) if drifts else None
     noisy = [f"{when}: {doubt}" for when, group in (("A", before), ("B", after)) for doubt in doubts(group)]
     names = list(dict.fromkeys(row.name for row in (*before.rows, *after.rows)))
     return [_row_change(before, after, name, drift=drift, threshold=threshold, noisy=noisy) for name in names]
+
+
+def _comparable(before: Group, after: Group, old: Row, new: Row) -> bool:
+    """Whether the values of both runs are of one kind."""
+    return before.direction == after.direction and old.unit == new.unit
 
 
 def _row_change(
@@ -110,6 +125,8 @@ def _row_change(
     verdict: Verdict = "same"
     if then is None or now is None:
         verdict = "same" if then is now else "gone" if now is None else "new"
+    elif old is not None and new is not None and not _comparable(before, after, old, new):
+        verdict = "not comparable"
     elif old is not None and new is not None:
         seen = advantage(after, new, old, one_run=False)
         if seen is None:  # zeros: no ratio, but more faults than none is worse
@@ -181,9 +198,15 @@ def summary_lines(found: Comparison) -> list[str]:
         f"A {found.before}, B {found.after}: {len(ours)} rows of ours, {counts['better']} better, "
         f"{counts['worse']} worse, {counts['gone']} gone; "
         f"changes below {found.threshold:.0%}, or within the noise of the samples, are none",
+        "where memory lies changes from run to run and is not in that noise: measure again what counts",
     ]
     if found.other_machine:
         lines.append(f"warning: not the same machine ({', '.join(found.other_machine)}): values differ by that, too")
+    if found.other_paths:
+        lines.append(f"warning: not the same code paths ({'; '.join(found.other_paths)})")
+    other = [f"{change.group}: {change.row}" for change in found.changes if change.verdict == "not comparable"]
+    if other:
+        lines.append(f"warning: {len(other)} rows have another unit or direction than before: {_some(other)}")
     noisy = list(dict.fromkeys(change.group for change in found.changes if change.noisy))
     if noisy:
         lines.append(f"warning: {len(noisy)} groups were measured on a busy machine: {_some(noisy)}")

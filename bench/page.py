@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
+import shlex
 from collections.abc import Sequence
 from html import escape
 from itertools import groupby
@@ -18,12 +20,14 @@ from bench.tables import budget_cells, cells, doubts, load_line, machine_lines, 
 __all__ = ["files", "html", "markdown"]
 
 PLOTS = "performance"
+NAME_LENGTH_MAX = 100
 TITLE = "zos, measured"
 INTRODUCTION = (
-    "Written by `zos bench report` from what `zos bench run --peers` found. What is in one table was measured in "
+    "Written by `zos bench report` from what `{command}` found. What is in one table was measured in "
     "turns, short calls pinned to one CPU, so the ratios are of one run on one machine. Figures in brackets are the "
-    "ends of the 90 % bootstrap interval. In the plots ours is blue and peers are grey; dashed bars and orange points "
-    "are what the machine can do at most, no rivals."
+    "ends of the 90 % bootstrap interval over the rounds of one process: where memory lies changes from run to run and "
+    "is not in it, so another run may well lie outside. In the plots ours is blue and peers are grey; dashed bars and "
+    "orange points are what the machine can do at most, no rivals."
 )
 HEADINGS = {
     "erasure": "Erasure coding",
@@ -77,7 +81,14 @@ def files(report: Report, verdicts: Sequence[Verdict]) -> dict[PurePosixPath, st
 
 
 def _file_name(key: str) -> str:
-    return re.sub(r"[^A-Za-z0-9.+-]", "-", key).lstrip(".")
+    """The key, where it can be a name of a file; else as much of it, and a digest that tells it from others."""
+    name = re.sub(r"[^A-Za-z0-9.+-]", "-", key).lstrip(".")[:NAME_LENGTH_MAX]
+    return name if name and name == key else f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:8]}"
+
+
+def _introduction(report: Report) -> str:
+    words = ["zos", *(word if word == ";" else shlex.quote(word) for word in report.arguments)]
+    return INTRODUCTION.format(command=" ".join(words).replace(" ; ", "; "))
 
 
 def _suites(report: Report) -> list[tuple[str, list[Group]]]:
@@ -155,7 +166,7 @@ def _loss_lines(report: Report) -> list[str]:
     if lost:
         return lost
     beside = len(standings(report.groups))
-    return [f"To none of the {beside} peers' rows beside ours, by more than noise."] if beside else []
+    return [f"To none of the {beside} peers' rows beside ours, by more than the noise of the rounds."] if beside else []
 
 
 def _best_cells(report: Report) -> list[list[str]]:
@@ -183,7 +194,7 @@ def _notes(group: Group) -> list[str]:
 
 def markdown(report: Report, verdicts: Sequence[Verdict]) -> str:
     """The report as a page of Markdown; its plots are beside it, below performance/."""
-    lines = [f"# {TITLE}", "", INTRODUCTION, ""]
+    lines = [f"# {TITLE}", "", _introduction(report), ""]
     lines += [f"> **{text}**\n" for text in _warnings(report)]
     lines += [f"- {line}" for line in machine_lines(report)] + [""]
     best = _best_cells(report)
@@ -226,7 +237,7 @@ def _markdown_table(table: Sequence[Sequence[str]]) -> list[str]:
 def html(report: Report, verdicts: Sequence[Verdict]) -> str:
     """The report as one page of HTML that needs nothing else: plots are inside, there is no script."""
     suites = _suites(report)
-    parts = [f"<h1>{escape(TITLE)}</h1>", f"<p>{_code(INTRODUCTION)}</p>"]
+    parts = [f"<h1>{escape(TITLE)}</h1>", f"<p>{_code(_introduction(report))}</p>"]
     parts += [f'<p class="warn">{escape(text)}</p>' for text in _warnings(report)]
     parts.append(_html_list(machine_lines(report)))
     links = [("goals", "Goals")] if verdicts else []

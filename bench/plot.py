@@ -25,6 +25,8 @@ LABEL_WIDTH_MAX = 300
 CHARACTER_WIDTH = 6.9
 LOG_FROM = 60.0
 TICKS = 6
+# Less is nothing, and steps of it are no numbers any more.
+SHOWN_MIN = 1e-100
 GOAL_LOW, GOAL_HIGH = 0.25, 4.0
 GOAL_RIGHT = 124
 
@@ -89,7 +91,7 @@ def _tick_text(value: float) -> str:
 
 def plottable(group: Group) -> list[Row]:
     """The rows that a plot can show, if there are two of them in one unit; else none."""
-    rows = [row for row in group.rows if row.missing is None and row.values and median(row.values) > 0]
+    rows = [row for row in group.rows if row.missing is None and row.values and median(row.values) > SHOWN_MIN]
     if len(rows) < 2 or len({row.unit for row in rows}) != 1:
         return []
     return rows

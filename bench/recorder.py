@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
+import msgspec
+
 from bench.errors import MeasureFailed
 from bench.machine import cpu_times, probe_s, wait_quiet
 from bench.results import Group, Noise, PeerSeen, Role, Row
@@ -19,6 +21,7 @@ __all__ = ["Collected", "Recorder"]
 
 # Below these many probes their spread says nothing.
 PROBES_MIN = 5
+NOT_MEASURED = "missing: not measured, or broken off before"
 
 
 @dataclass(kw_only=True)
@@ -132,11 +135,16 @@ class Recorder:
                 yield collected
         finally:
             ticks_after = cpu_times()
+            # What has neither samples nor a reason is no row (BENCH-RESULTS-3).
+            kept = [
+                row if row.values or row.missing is not None else msgspec.structs.replace(row, missing=NOT_MEASURED)
+                for row in made.values()
+            ]
             group = Group(
                 key=key,
                 title=title,
                 suite=self.suite,
-                rows=list(made.values()),
+                rows=kept,
                 baselines=list(baselines),
                 direction=direction,
                 headline=headline,

@@ -39,7 +39,9 @@ FILE_BYTES_MAX = 64 << 20
 Role = Literal["ours", "peer", "roof"]
 """Ours; what ours is set beside; what the machine can do at most (never a rival)."""
 
-Samples = Annotated[list[float], Meta(max_length=1_000_000)]
+# Beyond it is nothing that was measured, and sums and ratios of it are no numbers any more.
+SAMPLE_MAX = 1e100
+Samples = Annotated[list[Annotated[float, Meta(ge=-SAMPLE_MAX, le=SAMPLE_MAX)]], Meta(max_length=1_000_000)]
 
 
 class Machine(Record, frozen=True, kw_only=True):
@@ -176,7 +178,14 @@ def decode(data: bytes, *, what: str) -> Report:
         report = decode_json(data, Report, what=what)
     except DocumentInvalid as error:
         raise ResultsInvalid(error.message, hint=hint) from error
+    keys = [group.key for group in report.groups]
+    if len(set(keys)) != len(keys):
+        twice = next(key for key in keys if keys.count(key) > 1)
+        raise ResultsInvalid(f"{what} has the group {twice} twice", hint=hint)
     for group in report.groups:
+        empty = [row.name for row in group.rows if not row.values and row.missing is None]
+        if empty:
+            raise ResultsInvalid(f"{what}: group {group.key}: {empty[0]} has neither samples nor a reason", hint=hint)
         names = [row.name for row in group.rows]
         unknown = {*group.baselines, *([] if group.headline is None else [group.headline])} - set(names)
         if len(set(names)) != len(names) or unknown:
@@ -225,11 +234,13 @@ def merge(reports: list[Report]) -> Report:
     peers: dict[str, PeerSeen] = {}
     for each in reports:
         peers |= {peer.name: peer for peer in each.peers if peer.name not in peers or peer.missing is None}
+    arguments = [word for each in reports for word in (";", "zos", *each.arguments)][2:]
     versions = {name: version for each in reports for name, version in each.machine.versions.items()}
     paths = {name: path for each in reports for name, path in each.machine.paths.items()}
     return msgspec.structs.replace(
         last,
         begun=first.begun,
+        arguments=arguments,
         seconds=sum(each.seconds for each in reports),
         interrupted=any(each.interrupted for each in reports),
         machine=msgspec.structs.replace(last.machine, versions=versions, paths=paths),

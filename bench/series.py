@@ -10,13 +10,14 @@ from statistics import median
 __all__ = ["Interval", "median", "median_interval", "quantile", "ratio", "spread"]
 
 RESAMPLES = 400
-# Of the medians of the resamples, so that nine of ten runs like this one lie between.
+# Of the medians of the resamples: what other rounds of this process would have shown nine times of ten. Another process
+# has its memory elsewhere, which is not in it: medians of runs lie farther apart than this.
 INTERVAL_LOW, INTERVAL_HIGH = 0.05, 0.95
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A median, or a ratio of medians, and the ends of its 90 % bootstrap interval."""
+    """A median, or a ratio of medians, and the ends of its 90 % bootstrap interval over the rounds of one process."""
 
     value: float
     low: float

@@ -11,14 +11,23 @@ from typing import Protocol
 
 from bench.errors import PeerFailed, PeerMissing
 from bench.peers.cache import Cache
-from bench.peers.catalog import find
+from bench.peers.catalog import PeerSpec, find
 from bench.peers.process import Process
 from bench.peers.protocol import Work
 
-__all__ = ["Arena", "Contest", "Witness"]
+__all__ = ["HUGE_BYTES", "Arena", "Contest", "Witness", "page_environment"]
 
 # Shared memory, so that 128 MiB of shards cost no disk; any directory does.
 INPUT_DIRECTORY = Path("/dev/shm")
+# From here on our `BufferPool` has huge pages.
+HUGE_BYTES = 2 << 20
+
+
+def page_environment(spec: PeerSpec, work: Work) -> dict[str, str]:
+    """What makes malloc(3) below a peer in Python give the pages that our shards have (BENCH-PEER-8)."""
+    if spec.kind != "python" or work.parameters.get("shard_bytes", 0) < HUGE_BYTES:
+        return {}
+    return {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 
 
 class Witness(Protocol):
@@ -78,7 +87,7 @@ class Arena:
             yield Contest(None, missing=why)
             return
         try:
-            process = Process(installed.argv, installed.environment)
+            process = Process(installed.argv, {**installed.environment, **page_environment(spec, work)})
         except PeerFailed as error:
             self.witness.saw_peer(name, missing=error.message)
             raise

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,8 @@ from typing import Any
 import pytest
 
 from bench.commands import WORSE
+from bench.peers.process import Process
+from bench.peers.protocol import Work
 
 pytestmark = pytest.mark.e2e
 
@@ -28,13 +31,23 @@ class Done:
     err: str
 
 
+def compiled() -> dict[str, str]:
+    """The environment without ZOS_NATIVE, which may run this suite on the twins: these are not measured."""
+    return {name: value for name, value in os.environ.items() if name != "ZOS_NATIVE"}
+
+
 def bench(
-    *arguments: str | Path, cache: Path | None = None, timeout_s: float = RUN_TIMEOUT_S, cwd: Path | None = None
+    *arguments: str | Path,
+    cache: Path | None = None,
+    timeout_s: float = RUN_TIMEOUT_S,
+    cwd: Path | None = None,
+    environ: dict[str, str] | None = None,
 ) -> Done:
     where = [] if cache is None else ["--cache", str(cache)]
     main = "import sys; from zos_core.base.verbs import main; sys.exit(main())"
     argv = [sys.executable, "-c", main, "bench", *map(str, arguments), *where]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, cwd=cwd)
+    environ = {**compiled(), **(environ or {})}
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=timeout_s, cwd=cwd, env=environ)
     return Done(done.returncode, done.stdout, done.stderr)
 
 
@@ -122,6 +135,22 @@ def test_compare_ends_with_a_status_for_ci(results: Path, tmp_path: Path) -> Non
     assert (done.status, worse) == (WORSE, {"copy from Python"})
 
 
+@pytest.mark.parametrize(("length", "huge"), [(1 << 20, False), (2 << 20, True), (64 << 20, True)])
+def test_memory_of_a_peer_has_the_pages_that_ours_has(cache: Path, length: int, huge: bool) -> None:
+    policy = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+    if not policy.exists() or "[madvise]" not in policy.read_text():
+        pytest.skip("huge pages are not given on demand here")
+    process = Process([str(cache / "peers/bin/roofline")])
+    try:
+        process.prepare(Work("roofline.read", {"bytes": length}), "/dev/null")
+        lines = Path(f"/proc/{process.pid}/smaps").read_text().splitlines()
+    finally:
+        process.close()
+    wanted = sum(int(line.split()[1]) for line in lines if line.startswith("AnonHugePages:")) << 10
+    # What is free may be in small pieces: most of it is enough.
+    assert (wanted > length // 2) if huge else (wanted == 0)
+
+
 def test_list_names_groups_needs_and_missing_peers(cache: Path) -> None:
     done = bench("list", "--json")
     assert done.status == 0, done.err
@@ -148,6 +177,7 @@ def test_results_go_to_stdout_on_demand_and_nothing_else_does(cache: Path) -> No
         (["run", "moon"], 111, "there is no group 'moon'"),
         (["run", "calls", "--rounds", "0"], 2, "0 rounds are none"),
         (["run", "calls", "--tree", "/no/such/tree"], 2, "is no directory"),
+        (["run", "calls", "--json", "{bad}.d/run.json"], 2, "bad.json.d is no directory"),
         (["peers", "list", "moon"], 112, "there is no peer 'moon'"),
         (["compare", "/no/such.json", "/no/such.json"], 1, "/no/such.json: No such file"),
         (["compare", "{bad}", "{bad}"], 114, "bad.json"),
@@ -160,7 +190,8 @@ def test_wrong_input_is_refused(tmp_path: Path, arguments: list[str], status: in
     (tmp_path / "bad.json").write_text("{")
     (tmp_path / "old.json").write_text('{"version": 1}')
     names = {"{bad}": str(tmp_path / "bad.json"), "{old}": str(tmp_path / "old.json")}
-    done = bench(*(names.get(word, word) for word in arguments))
+    words = [re.sub(r"\{\w+\}", lambda found: names[found[0]], word) for word in arguments]
+    done = bench(*words)
     assert done.status == status, done.err
     assert said in done.err
     assert "Traceback" not in done.err
@@ -175,6 +206,13 @@ def test_a_peer_that_was_asked_for_and_is_missing_is_said_and_is_no_number(tmp_p
     assert rows
     assert all(row["values"] == [] and "not installed" in row["missing"] for row in rows)
     assert found["peers"][0]["missing"].startswith("not installed")
+
+
+def test_twins_are_not_measured_under_the_names_of_the_kernels(tmp_path: Path) -> None:
+    done = bench("run", "calls", "--quick", cache=tmp_path, environ={"ZOS_NATIVE": "reference"})
+    assert done.status == 2
+    assert "ZOS_NATIVE=reference" in done.err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_reports_of_nothing_say_so(tmp_path: Path) -> None:
@@ -204,6 +242,7 @@ def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, number: sign
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=compiled(),
     )
     try:
         assert process.stderr is not None

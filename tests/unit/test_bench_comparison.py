@@ -103,6 +103,35 @@ def test_the_summary_warns_of_another_machine_and_of_noise() -> None:
     assert comparison_cells(found)[1][7] == "worse, noisy"
 
 
+@pytest.mark.parametrize("what", ["unit", "direction"])
+def test_values_of_another_kind_are_not_compared(what: str) -> None:
+    before = after = group(ours=20.0)
+    if what == "unit":
+        rows = [msgspec.structs.replace(row, unit="MB/s") for row in after.rows]
+        after = msgspec.structs.replace(group(), rows=rows)
+    else:
+        after = msgspec.structs.replace(group(), direction="cost")
+    found = change(before, after)
+    assert (found.verdict, found.ratio, found.drift) == ("not comparable", None, None)
+    whole = compare(report(before), report(after), threshold=0.05)
+    assert "4 rows have another unit or direction than before" in "\n".join(summary_lines(whole))
+    assert comparison_cells(whole)[1][7] == "not comparable"
+
+
+def test_the_summary_says_what_the_noise_does_not_cover() -> None:
+    text = "\n".join(summary_lines(compare(report(), report(), threshold=0.05)))
+    assert "where memory lies changes from run to run and is not in that noise" in text
+
+
+def test_another_code_path_is_told() -> None:
+    after = report()
+    machine = msgspec.structs.replace(after.machine, paths={"erasure": "avx2", "other": "x"})
+    found = compare(report(), msgspec.structs.replace(after, machine=machine), threshold=0.05)
+    assert found.other_paths == ["erasure gfni-512, then avx2"]
+    assert "not the same code paths (erasure gfni-512, then avx2)" in "\n".join(summary_lines(found))
+    assert compare(report(), report(), threshold=0.05).other_paths == []
+
+
 def test_the_table_has_what_changed_and_on_demand_everything() -> None:
     found = compare(report(), report(group(ours=20.0)), threshold=0.05)
     assert [row[1] for row in comparison_cells(found)] == ["row", "zos", "zos, bare"]

@@ -120,6 +120,35 @@ def test_losses_are_beyond_noise_and_the_worst_first() -> None:
     assert "To none of the 1 peers' rows" in page.markdown(report(won), [])
 
 
+def test_the_page_says_what_its_intervals_cover() -> None:
+    for made in (page.markdown(report(), []), page.html(report(), [])):
+        assert "90 % bootstrap interval over the rounds of one process" in made
+        assert "where memory lies changes from run to run and is not in it" in made
+
+
+def test_the_page_says_the_command_that_it_is_from() -> None:
+    words = ["bench", "run", "--peers", "--prefer", "--tree", "/a tree", ";", "zos", "bench", "run", "sign"]
+    made = page.markdown(msgspec.structs.replace(report(), arguments=words), [])
+    assert "from what `zos bench run --peers --prefer --tree '/a tree'; zos bench run sign` found" in made
+
+
+def test_a_key_that_is_no_name_of_a_file_gets_one_of_its_own() -> None:
+    keys = ["a/b", "a:b", "a-b", "x" * 400, "x" * 401, "../../etc", ""]
+    made = page.files(report(*(group(key) for key in keys)), [])
+    plots = [path for path in made if path.suffix == ".svg"]
+    assert len(plots) == len(keys)
+    assert all(len(path.name) < 200 and path.parent == PurePosixPath("performance") for path in plots)
+    assert PurePosixPath("performance/a-b.svg") in plots
+
+
+@pytest.mark.parametrize("value", [5e-324, 1e-300, 1e100])
+def test_the_ends_of_what_a_file_may_hold_are_shown_or_left_out(value: float) -> None:
+    rows = [Row(name="zos", unit="ms", values=[value] * 3), Row(name="other", unit="ms", values=[value / 2] * 3)]
+    made = plot.group_plot(Group(key="x", title="X", rows=rows))
+    assert (made is None) == (value < 1)
+    page.html(report(Group(key="x", title="X", rows=rows, baselines=["other"])), [])
+
+
 def test_noise_is_said_at_the_top() -> None:
     loud = msgspec.structs.replace(group(), noise=Noise(load=(7.5, 8.0), jitter=0.5))
     made = page.markdown(report(loud), [])

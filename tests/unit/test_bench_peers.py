@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import runpy
 import sys
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 
 from bench.duel import digest_of, each, throughput
 from bench.errors import PeerFailed, PeerMissing, PeerUnknown
-from bench.peers.cache import Cache, Installed, cache_directory, source_digest
+from bench.peers.arena import page_environment
+from bench.peers.cache import PROGRAMS, Cache, Installed, cache_directory, source_digest
 from bench.peers.catalog import CATALOG, find
 from bench.peers.debian import mirror_in
 from bench.peers.install import plan
@@ -113,6 +116,25 @@ def test_peers_of_the_machine_are_looked_for_on_the_path(tmp_path: Path, monkeyp
     with pytest.raises(PeerMissing) as caught:
         Cache(tmp_path).find(find("mkfs.erofs"))
     assert caught.value.hint == "apt-get install erofs-utils"
+
+
+@pytest.mark.parametrize(
+    ("peer", "shard_bytes", "huge"),
+    [("zfec", 8 << 20, True), ("zfec", 2 << 20, True), ("zfec", 65536, False), ("isa-l", 8 << 20, False)],
+)
+def test_malloc_below_python_gives_huge_pages_where_ours_are(peer: str, shard_bytes: int, huge: bool) -> None:
+    made = page_environment(find(peer), Work("erasure.encode", {"k": 16, "m": 4, "shard_bytes": shard_bytes}))
+    assert made == ({"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"} if huge else {})
+    assert page_environment(find(peer), Work("sign.single", {"count": 1})) == {}
+
+
+def test_a_peer_in_python_collects_no_cycles_while_it_is_timed() -> None:
+    program = runpy.run_path(str(PROGRAMS / "python_peer.py"))
+    seen: list[bool] = []
+    answer = parse_answer(program["timed"](lambda: seen.append(gc.isenabled()), 2))
+    assert answer.integer("ns") > 0
+    assert seen == [False, False]
+    assert gc.isenabled()
 
 
 def test_an_unknown_peer_is_refused() -> None:

@@ -8,7 +8,9 @@ import pytest
 
 from bench.errors import MeasureFailed
 from bench.recorder import Recorder
-from bench.results import Group
+from bench.results import Group, decode
+from tests.bench_reports import report
+from zos_core.base.document import encode_json
 
 
 @pytest.fixture
@@ -55,6 +57,15 @@ def test_what_broke_off_is_kept_as_far_as_it_came(recorder: Recorder) -> None:
         group.add("zos", 1.0)
         raise ZeroDivisionError
     assert [row.values for row in recorder.groups[0].rows] == [[1.0]]
+
+
+def test_a_row_that_was_not_come_to_says_so_and_the_file_can_be_read(recorder: Recorder) -> None:
+    with pytest.raises(ZeroDivisionError), recorder.group("k", "T", [("zos", "ms"), ("peer", "ms")]) as group:
+        group.add("zos", 1.0)
+        raise ZeroDivisionError
+    done, left = recorder.groups[0].rows
+    assert (done.missing, left.missing) == (None, "missing: not measured, or broken off before")
+    decode(encode_json(report(*recorder.groups)), what="it")
 
 
 def test_what_has_no_sample_is_no_group(recorder: Recorder, shown: list[Group]) -> None:

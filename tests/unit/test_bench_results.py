@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from bench.errors import ResultsInvalid, ResultsVersion
-from bench.results import Group, Report, decode, load, merge, save
+from bench.results import Group, Report, Row, decode, load, merge, save
 from tests.bench_reports import group, report
 from zos_core.base.document import encode_json
 
@@ -69,6 +69,21 @@ def test_a_group_that_contradicts_itself_is_refused(changes: dict[str, Any]) -> 
         decode(encode_json(broken), what="it")
 
 
+@pytest.mark.parametrize(
+    "groups",
+    [
+        [group("a"), group("b"), group("a")],
+        [msgspec.structs.replace(group(), rows=[*group().rows, Row(name="empty", unit="GB/s")])],
+        [msgspec.structs.replace(group(), rows=[Row(name="zos", unit="GB/s", values=[1e308])], baselines=[])],
+        [msgspec.structs.replace(group(), rows=[Row(name="zos", unit="GB/s", values=[-1e101])], baselines=[])],
+    ],
+    ids=["a key twice", "neither samples nor a reason", "too much", "too little"],
+)
+def test_groups_that_say_nothing_or_two_things_are_refused(groups: list[Group]) -> None:
+    with pytest.raises(ResultsInvalid):
+        decode(encode_json(report(*groups)), what="it")
+
+
 def test_a_file_too_long_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bench.results.FILE_BYTES_MAX", 100)
     with pytest.raises(ResultsInvalid):
@@ -81,6 +96,8 @@ def test_runs_of_one_machine_become_one_and_the_later_group_counts() -> None:
     merged = merge([report(first, second), report(again)])
     assert [one.title for one in merged.groups] == [first.title, "measured again"]
     assert merged.seconds == 2 * report().seconds
+    words = report().arguments
+    assert merged.arguments == [*words, ";", "zos", *words]
 
 
 def test_runs_of_two_machines_are_no_table() -> None:

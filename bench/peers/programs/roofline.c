@@ -1,8 +1,6 @@
 /* What this machine can do at most: memcpy, one stream of reads, first touch of memory, and, in the shape of a
  * Reed-Solomon code, XOR of the same traffic and GF(2^8) multiplications on registers alone. Built with -march=native. */
 #define _GNU_SOURCE
-#include <sys/mman.h>
-
 #include "line.h"
 
 #if defined(__x86_64__)

@@ -25,9 +25,9 @@ func prepare(request line.Request) (line.Work, string, error) {
 		return nil, "", err
 	}
 	stride := shardBytes + request.Number("skew_bytes", line.SkewBytes)
-	memory := reedsolomon.AllocAligned(1, (k+m)*stride)[0]
-	for at := range memory {
-		memory[at] = 1
+	memory, err := line.Allocate((k + m) * stride)
+	if err != nil {
+		return nil, "", err
 	}
 	shards := make([][]byte, k+m)
 	for at := range shards {

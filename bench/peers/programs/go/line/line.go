@@ -11,10 +11,14 @@ import (
 	"strings"
 	"syscall"
 	"time"
+	"unsafe"
 )
 
 // SkewBytes is added to the stride of shards: at powers of two they alias in the caches. Ours has the same layout.
 const SkewBytes = 4160
+
+// HugeBytes is from where on ours has huge pages (native/buffer_pool.py), and so has everybody (BENCH-PEER-8).
+const HugeBytes = 2 << 20
 
 // Work is something that is ready to be done once.
 type Work func() error
@@ -49,6 +53,25 @@ func Version(module string) string {
 		}
 	}
 	return "unknown"
+}
+
+// Allocate takes memory on a page boundary, of huge pages where ours are, and touches it.
+func Allocate(bytes int) ([]byte, error) {
+	memory, err := syscall.Mmap(-1, 0, bytes+HugeBytes, syscall.PROT_READ|syscall.PROT_WRITE,
+		syscall.MAP_PRIVATE|syscall.MAP_ANON)
+	if err != nil {
+		return nil, fmt.Errorf("no memory for %d bytes: %w", bytes, err)
+	}
+	begin := int(-uintptr(unsafe.Pointer(&memory[0])) % HugeBytes)
+	memory = memory[begin : begin+bytes : begin+bytes]
+	if bytes >= HugeBytes {
+		// A kernel without transparent huge pages says EINVAL; ours has small ones there, too.
+		_ = syscall.Madvise(memory, syscall.MADV_HUGEPAGE)
+	}
+	for at := range memory {
+		memory[at] = 1
+	}
+	return memory, nil
 }
 
 // Digest is the CRC-32 of the parts, one after the other.

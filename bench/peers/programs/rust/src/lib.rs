@@ -1,10 +1,16 @@
 //! The peer's side of docs/spec/bench-peer.md: lines in, lines out.
 #![deny(missing_docs)]
 
+use std::alloc::{GlobalAlloc, Layout, System};
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead, Read, Write};
 use std::time::Instant;
+
+/// Added to the stride of shards: at powers of two they alias in the caches. Ours has the same layout.
+const SKEW_BYTES: usize = 4160;
+/// From here on ours has huge pages (native/buffer_pool.py), and so has everybody (BENCH-PEER-8).
+const HUGE_BYTES: usize = 2 << 20;
 
 /// A work that is ready to be done once.
 pub type Work = Box<dyn FnMut() -> Result<(), String>>;
@@ -23,19 +29,59 @@ impl Request {
         self.values.get(key).copied().unwrap_or(0)
     }
 
-    /// The input, `count` pieces of `length` bytes.
-    pub fn pieces(&self, count: usize, length: usize) -> Result<Vec<Vec<u8>>, String> {
+    /// `k` shards of the input and room for `m` more, in one piece of memory, laid out as ours are.
+    pub fn shards(&self, k: usize, m: usize, length: usize) -> Result<Shards, String> {
+        let skew = self.values.get("skew_bytes").copied();
+        let stride = length + skew.unwrap_or(SKEW_BYTES);
+        if k == 0 || m == 0 || length == 0 {
+            return Err("k, m and shard_bytes are out of range".to_owned());
+        }
+        let mut data: Shards = vec![1; (k + m) * stride]
+            .leak()
+            .chunks_exact_mut(stride)
+            .map(|place| &mut place[..length])
+            .collect();
         let mut file = File::open(&self.input).map_err(|error| error.to_string())?;
-        (0..count)
-            .map(|_| {
-                let mut piece = vec![0; length];
-                file.read_exact(&mut piece)
-                    .map_err(|error| error.to_string())?;
-                Ok(piece)
-            })
-            .collect()
+        for shard in &mut data[..k] {
+            file.read_exact(shard).map_err(|error| error.to_string())?;
+        }
+        Ok(data)
     }
 }
+
+/// Shards of a work, which stay until the program ends.
+pub type Shards = Vec<&'static mut [u8]>;
+
+/// The system's allocator, with huge pages where ours are: also for what the libraries allocate.
+struct Pages;
+
+/// What is asked of the system for `layout`: memory that is long enough begins at a huge page.
+fn aligned(layout: Layout) -> Layout {
+    if layout.size() < HUGE_BYTES {
+        return layout;
+    }
+    layout.align_to(HUGE_BYTES).unwrap_or(layout)
+}
+
+// SAFETY: the system's allocator with an alignment that depends on the layout alone, so that memory goes back with the
+// one it was taken with; madvise(2) changes no content. Growing copies, as the trait does by itself.
+unsafe impl GlobalAlloc for Pages {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        let made = System.alloc(aligned(layout));
+        if layout.size() >= HUGE_BYTES && !made.is_null() {
+            // A kernel without transparent huge pages says EINVAL; ours has small ones there, too.
+            libc::madvise(made.cast(), layout.size(), libc::MADV_HUGEPAGE);
+        }
+        made
+    }
+
+    unsafe fn dealloc(&self, memory: *mut u8, layout: Layout) {
+        System.dealloc(memory, aligned(layout));
+    }
+}
+
+#[global_allocator]
+static PAGES: Pages = Pages;
 
 /// The version of a crate in the lock file that this program was built with.
 pub fn version(package: &str) -> String {
@@ -51,12 +97,14 @@ pub fn version(package: &str) -> String {
 }
 
 /// CRC-32, as zlib has it, of the parts, one after the other.
-pub fn digest<'a>(parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+pub fn digest(parts: impl IntoIterator<Item = impl AsRef<[u8]>>) -> String {
     let mut crc = u32::MAX;
-    for byte in parts.into_iter().flatten() {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+    for part in parts {
+        for byte in part.as_ref() {
+            crc ^= u32::from(*byte);
+            for _ in 0..8 {
+                crc = (crc >> 1) ^ (0xEDB8_8320 & (crc & 1).wrapping_neg());
+            }
         }
     }
     format!("{:08x}", !crc)

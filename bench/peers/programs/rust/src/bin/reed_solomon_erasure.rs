@@ -10,13 +10,13 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
     );
     let lost = request.number("lost");
     let code = ReedSolomon::new(k, m).map_err(|error| error.to_string())?;
-    let data = request.pieces(k, length)?;
-    let mut parity = vec![vec![1u8; length]; m];
+    let mut data = request.shards(k, m, length)?;
+    let mut parity = data.split_off(k);
     code.encode_sep(&data, &mut parity)
         .map_err(|error| error.to_string())?;
     match request.work.as_str() {
         "erasure.encode" => {
-            let wanted = digest(parity.iter().map(Vec::as_slice));
+            let wanted = digest(&parity);
             let work = move || {
                 code.encode_sep(&data, &mut parity)
                     .map_err(|error| error.to_string())
@@ -24,8 +24,8 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
             Ok((Box::new(work), wanted))
         }
         "erasure.reconstruct" if (1..=m.min(k)).contains(&lost) => {
-            let wanted = digest(data[..lost].iter().map(Vec::as_slice));
-            let mut shards: Vec<(Vec<u8>, bool)> = data
+            let wanted = digest(&data[..lost]);
+            let mut shards: Vec<(&'static mut [u8], bool)> = data
                 .into_iter()
                 .chain(parity)
                 .enumerate()
@@ -36,7 +36,7 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
             }
             code.reconstruct_data(&mut shards)
                 .map_err(|error| error.to_string())?;
-            if digest(shards[..lost].iter().map(|(shard, _)| shard.as_slice())) != wanted {
+            if digest(shards[..lost].iter().map(|(shard, _)| shard)) != wanted {
                 return Err("other bytes came back than were lost".to_owned());
             }
             let work = move || {

@@ -13,20 +13,20 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
         request.number("shard_bytes"),
     );
     let lost = request.number("lost");
-    let data = request.pieces(k, length)?;
+    let mut data = request.shards(k, m, length)?;
+    let mut parity = data.split_off(k);
     let mut encoder = ReedSolomonEncoder::new(k, m, length).map_err(text)?;
     for shard in &data {
         encoder.add_original_shard(shard).map_err(text)?;
     }
-    let parity: Vec<Vec<u8>> = encoder
-        .encode()
-        .map_err(text)?
-        .recovery_iter()
-        .map(<[u8]>::to_vec)
-        .collect();
+    let result = encoder.encode().map_err(text)?;
+    for (shard, made) in parity.iter_mut().zip(result.recovery_iter()) {
+        shard.copy_from_slice(made);
+    }
+    drop(result);
     match request.work.as_str() {
         "erasure.encode" => {
-            let wanted = digest(parity.iter().map(Vec::as_slice));
+            let wanted = digest(&parity);
             let work = move || {
                 for shard in &data {
                     encoder.add_original_shard(shard).map_err(text)?;
@@ -38,7 +38,7 @@ fn prepare(request: &Request) -> Result<(Work, String), String> {
             Ok((Box::new(work), wanted))
         }
         "erasure.reconstruct" if (1..=m.min(k)).contains(&lost) => {
-            let wanted = digest(data[..lost].iter().map(Vec::as_slice));
+            let wanted = digest(&data[..lost]);
             let mut decoder = ReedSolomonDecoder::new(k, m, length).map_err(text)?;
             let mut again = move |check: bool| -> Result<String, String> {
                 for (at, shard) in data.iter().enumerate().skip(lost) {
