@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import random
+import time
 
 import pytest
 
 from flist.errors import IndexInvalid
-from tests.fuzz.harness import SECONDS, Target, fault, fuzz, minimised, mutate
+from tests.fuzz.harness import INPUT_CPU_MAX_S, SECONDS, Target, fault, fuzz, minimised, mutate
 from tests.fuzz.targets import targets
 
 TARGETS = targets()
@@ -35,7 +36,9 @@ def test_a_fault_behind_a_magic_number_is_found(tmp_path: object, monkeypatch: p
 
 def test_what_is_slow_is_a_fault() -> None:
     def parse(data: bytes) -> None:
-        sum(number * number for number in range(40_000_000))
+        begin = time.process_time()
+        while time.process_time() - begin <= INPUT_CPU_MAX_S:
+            pass
 
     assert (fault(Target("slow", [b""], parse), b"") or "").startswith("takes")
 
