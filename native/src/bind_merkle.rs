@@ -1,10 +1,10 @@
 //! Merkle trees: flat buffers in, bytes out; the facade is `native/merkle.py`.
 
-use merkle::{Edge, Error, Hash, HASH_BYTES};
+use merkle::{Edge, Error, Hash, Leaf, HASH_BYTES};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::{run, Input, Parts};
+use crate::buffer::{run, Input, Parts, Step};
 use crate::errors;
 use crate::number::Count;
 
@@ -58,22 +58,26 @@ fn hash_leaves<'py>(
     let parts = Parts::new(py, data.bytes(), offsets.numbers(py, "offsets")?)?;
     PyBytes::new_with(py, parts.len() * HASH_BYTES, |out| {
         let (hashes, _) = out.as_chunks_mut::<HASH_BYTES>();
-        let mut next = 0;
-        while next < hashes.len() {
-            let mut end = next;
-            let mut bytes = 0;
-            while end < hashes.len() && end - next < STEP && bytes < STEP_BYTES {
-                bytes += parts.get(end).len();
-                end += 1;
-            }
-            let cost_ns = bytes as u64 + (end - next) as u64 * LEAF_NS;
-            run(py, cost_ns, || {
-                for (hash, index) in hashes[next..end].iter_mut().zip(next..) {
-                    *hash = merkle::hash_leaf(parts.get(index));
+        for step in parts.steps(STEP, STEP_BYTES, 1) {
+            match step {
+                Step::Many(some, bytes) => {
+                    let cost_ns = bytes as u64 + some.len() as u64 * LEAF_NS;
+                    run(py, cost_ns, || {
+                        for (hash, index) in hashes[some.clone()].iter_mut().zip(some) {
+                            *hash = merkle::hash_leaf(parts.get(index));
+                        }
+                    })?;
                 }
-            });
+                Step::Long(index, part) => {
+                    let mut leaf = Leaf::default();
+                    for some in part.chunks(STEP_BYTES) {
+                        run(py, some.len() as u64, || leaf.update(some))?;
+                        py.check_signals()?;
+                    }
+                    hashes[index] = leaf.hash();
+                }
+            }
             py.check_signals()?;
-            next = end;
         }
         Ok(())
     })
@@ -103,7 +107,7 @@ fn extend<'py>(
         let (mut fresh, _) = out.as_chunks_mut::<HASH_BYTES>();
         for some in leaves.chunks(STEP) {
             let (now, later) = fresh.split_at_mut(edge.growth(some.len()).map_err(refused)?);
-            run(py, some.len() as u64 * NODE_NS, || edge.add(some, now)).map_err(refused)?;
+            run(py, some.len() as u64 * NODE_NS, || edge.add(some, now))?.map_err(refused)?;
             py.check_signals()?;
             fresh = later;
         }
@@ -148,7 +152,7 @@ fn inclusion_proofs<'py>(
                 proofs.extend_from_slice(&proof);
             }
             Ok(())
-        })
+        })?
         .map_err(|error| raise(py, error, None))?;
         py.check_signals()?;
     }
@@ -227,7 +231,7 @@ fn verify_inclusions(
                 rest = verify().map_err(|error| (error, index))?;
             }
             Ok(())
-        });
+        })?;
         outcome.map_err(|(error, index)| raise(py, error, Some(index)))?;
         py.check_signals()?;
     }

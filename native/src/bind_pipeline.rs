@@ -42,10 +42,11 @@ impl Pipeline {
                 break Ok(());
             }
             let some = left.min(most);
-            let work = || guard(|| step(&mut workers, rest, some));
+            let work = || step(&mut workers, rest, some);
             match run(py, (cost_ns * some) as u64, work) {
-                Ok(others) => rest = others,
-                Err(error) => break Err(errors::pipeline(py, error)),
+                Ok(Ok(others)) => rest = others,
+                Ok(Err(error)) => break Err(errors::pipeline(py, error)),
+                Err(panicked) => break Err(panicked),
             }
             left -= some;
             if let Err(signal) = py.check_signals() {

@@ -8,12 +8,13 @@
 //! held, and holding it for milliseconds is what these calls must not do.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pyo3::buffer::PyUntypedBuffer;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::errors::input_invalid;
+use crate::errors::{self, input_invalid};
 
 /// Work in nanoseconds from which on the interpreter is released: below, releasing costs more than it gives.
 const RELEASE_NS: u64 = 20_000;
@@ -218,15 +219,51 @@ impl<'a> Parts<'a> {
         self.offsets.len() - 1
     }
 
-    /// One part.
+    /// One part. What was checked may have been written to since: offsets that lead nowhere give no bytes.
     pub fn get(&self, index: usize) -> &'a [u8] {
-        &self.data[self.at(index)..self.at(index + 1)]
+        let part = || {
+            let two = self.offsets.get(index..)?.first_chunk::<2>()?;
+            let [begin, end] = two.map(|offset| usize::try_from(u64::from_le_bytes(offset)).ok());
+            self.data.get(begin?..end?)
+        };
+        part().unwrap_or_default()
     }
 
-    fn at(&self, index: usize) -> usize {
-        // No larger than the length of `data`, which is a usize.
-        u64::from_le_bytes(self.offsets[index]) as usize
+    /// The parts in steps between which signals are heard: each of at most `count` parts, none of which has more than
+    /// `bytes`, and of `threads` times as many bytes in all; or of one part that has more.
+    pub fn steps(
+        &self,
+        count: usize,
+        bytes: usize,
+        threads: usize,
+    ) -> impl Iterator<Item = Step<'a>> + '_ {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = next;
+            let mut sum = 0;
+            while next < self.len() && next - first < count {
+                let part = self.get(next).len();
+                if part > bytes || part > bytes * threads - sum {
+                    break;
+                }
+                sum += part;
+                next += 1;
+            }
+            if next > first {
+                return Some(Step::Many(first..next, sum));
+            }
+            next += usize::from(first < self.len());
+            (next > first).then(|| Step::Long(first, self.get(first)))
+        })
     }
+}
+
+/// What is done at a time.
+pub enum Step<'a> {
+    /// Parts of these numbers, with so many bytes together.
+    Many(Range<usize>, usize),
+    /// A part that is too long for one step.
+    Long(usize, &'a [u8]),
 }
 
 fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
@@ -250,11 +287,14 @@ fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
     Ok(buffer)
 }
 
-/// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us.
-pub fn run<T: Send>(py: Python<'_>, cost_ns: u64, work: impl FnOnce() -> T + Send) -> T {
-    if cost_ns >= RELEASE_NS {
-        py.detach(work)
+/// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us. A panic is `KernelPanicked`:
+/// PyO3 would make a BaseException of it, which no caller expects.
+pub fn run<T: Send>(py: Python<'_>, cost_ns: u64, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    let guarded = || erasure::guard(|| Ok(work()));
+    let done = if cost_ns >= RELEASE_NS {
+        py.detach(guarded)
     } else {
-        work()
-    }
+        guarded()
+    };
+    done.map_err(|error| errors::erasure(py, error))
 }

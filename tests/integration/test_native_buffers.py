@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import mmap
 import os
@@ -9,6 +10,7 @@ import resource
 import signal
 import sys
 import threading
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -221,6 +223,67 @@ def test_buffers_ctrl_c_is_heard(kernel: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("kernel", ["leaf", "leaves", "signature", "known key", "signatures", "messages", "shards"])
+def test_buffers_ctrl_c_is_heard_within_what_is_long_by_itself(kernel: str) -> None:
+    """One leaf or message of a GiB, many that are one together, and memory that nobody touched before."""
+    room = mmap.mmap(-1, 1024 * MIB, mmap.MAP_PRIVATE)
+    view, ends, signed = memoryview(room), array("Q", [0, 1024 * MIB]), KEY.sign(b"").signature
+    steps = array("Q", range(0, 1024 * MIB + 1, 4 * MIB))
+    shards = [view[at : at + 51 * MIB] for at in range(0, 20 * 51 * MIB, 51 * MIB)]
+    calls: dict[str, Callable[[], object]] = {
+        "leaf": lambda: reference.hash_leaf(room),
+        "leaves": lambda: rust.merkle_hash_leaves(room, ends),
+        "signature": lambda: rust.sign_verify(PUBLIC, room, signed),
+        "known key": lambda: rust.Keys(PUBLIC).verify(0, room, signed),
+        "signatures": lambda: rust.sign_verdicts(PUBLIC, signed, room, ends),
+        "messages": lambda: rust.sign_verdicts(PUBLIC * 256, signed * 256, room, steps),
+        "shards": lambda: rust.ErasureCode(16, 4).encode_into(shards[:16], shards[16:]),
+    }
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    begun_s = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            calls[kernel]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    # Within 0.1 s where nothing else is done; a whole GiB takes seconds.
+    assert time.monotonic() - begun_s < 0.7
+
+
+@pytest.mark.parametrize("kernel", ["hash", "merkle", "sign"])
+def test_buffers_offsets_that_change_meanwhile_are_no_panic(kernel: str) -> None:
+    """Another thread writes to what was checked: an answer about other bytes, or an error, and no BaseException."""
+    count = 2_000 if kernel == "sign" else 200_000
+    data, ends, stop = bytes(64 * count), array("Q", range(0, 64 * count + 1, 64)), threading.Event()
+    keys, signatures = PUBLIC * count, bytes(64 * count)
+    calls: dict[str, Callable[[], object]] = {
+        "hash": lambda: rust.hash_many(data, ends),
+        "merkle": lambda: rust.merkle_hash_leaves(data, ends),
+        "sign": lambda: rust.sign_verdicts(keys, signatures, data, ends),
+    }
+
+    def change() -> None:
+        while not stop.is_set():
+            for at in (count // 2, count - 3):
+                ends[at] = 1 << 62
+                ends[at] = 64 * at
+
+    changer = threading.Thread(target=change)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    changer.start()
+    try:
+        for _ in range(100):
+            with contextlib.suppress(InputInvalid):
+                calls[kernel]()
+    finally:
+        stop.set()
+        changer.join()
+        sys.setswitchinterval(before)
 
 
 def test_buffers_a_forked_child_can_call() -> None:
