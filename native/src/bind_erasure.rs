@@ -13,6 +13,11 @@ use crate::errors;
 const DETACH_US_MIN: usize = 20;
 /// Work that is done between two looks at signals, so that Ctrl-C ends a call on gigabytes.
 const WINDOW_US: usize = 20_000;
+/// Bytes that a thread reads and writes between two such looks, however fast it is expected to be: memory that is touched
+/// for the first time is 20 times slower than the kernels.
+const WINDOW_BYTES: usize = 1 << 24;
+/// So many threads at most lengthen what is done between two looks: more may be more than there are processors.
+const WINDOW_THREADS: usize = 4;
 /// Parts of a shard meet at a multiple of this.
 const WINDOW_ALIGN: usize = 4096;
 
@@ -124,10 +129,11 @@ fn run(py: Python<'_>, task: Result<Task<'_>, Error>) -> PyResult<u32> {
         return erasure::guard(|| task.run(0..usize::MAX))
             .map_err(|error| errors::erasure(py, error));
     }
-    let windows = (expected_us / WINDOW_US).max(1) * task.threads();
-    let window = task
-        .length()
-        .div_ceil(windows)
+    let by_time = task.length() / (expected_us / WINDOW_US).max(1);
+    let window = by_time
+        .min(WINDOW_BYTES / task.shards())
+        .max(1)
+        .saturating_mul(task.threads().min(WINDOW_THREADS))
         .next_multiple_of(WINDOW_ALIGN);
     let (mut at, mut answer) = (0, 0);
     loop {

@@ -43,6 +43,11 @@ impl Task<'_> {
         self.length
     }
 
+    /// How many shards are read or written.
+    pub fn shards(&self) -> usize {
+        self.sources.len() + self.tables.rows()
+    }
+
     /// How many threads may work on it.
     pub fn threads(&self) -> usize {
         self.threads
