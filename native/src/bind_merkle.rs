@@ -10,6 +10,8 @@ use crate::number::Count;
 
 /// About what hashing an inner node costs.
 const NODE_NS: u64 = 100;
+/// About what it costs to say how long a proof is.
+const LENGTH_NS: u64 = 5;
 /// About what a leaf costs beside its bytes, and how many bytes pass in a nanosecond.
 const LEAF_NS: u64 = 60;
 /// Hashes, or proofs, between two looks for signals: some milliseconds.
@@ -144,19 +146,38 @@ fn inclusion_proofs<'py>(
     let nodes = Input::new(nodes, "nodes")?;
     let nodes = nodes.items(py, "nodes")?;
     let indices = Input::new(indices, "indices")?;
-    let mut proofs = Vec::new();
-    for some in indices.numbers(py, "indices")?.chunks(STEP) {
-        run(py, some.len() as u64 * NODE_NS, || {
-            for index in some {
-                let proof = merkle::inclusion(nodes, size.0, u64::from_le_bytes(*index))?;
-                proofs.extend_from_slice(&proof);
-            }
-            Ok(())
+    let indices = indices.numbers(py, "indices")?;
+    let refused = |error| raise(py, error, None);
+    let mut length = 0;
+    for some in indices.chunks(STEP) {
+        length += run(py, some.len() as u64 * LENGTH_NS, || {
+            some.iter().try_fold(0, |sum, index| {
+                merkle::inclusion_length(size.0, u64::from_le_bytes(*index)).map(|one| sum + one)
+            })
         })?
-        .map_err(|error| raise(py, error, None))?;
+        .map_err(refused)?;
         py.check_signals()?;
     }
-    Ok(flat(py, &proofs))
+    PyBytes::new_with(py, length * HASH_BYTES, |out| {
+        let (mut rest, _) = out.as_chunks_mut::<HASH_BYTES>();
+        for some in indices.chunks(STEP) {
+            let mut prove = || {
+                for index in some {
+                    let index = u64::from_le_bytes(*index);
+                    let length = merkle::inclusion_length(size.0, index)?;
+                    // An index that was written to meanwhile may ask for more than there is room for.
+                    let proof = rest
+                        .split_off_mut(..length)
+                        .ok_or(Error::Argument("indices changed meanwhile"))?;
+                    merkle::inclusion_into(nodes, size.0, index, proof)?;
+                }
+                Ok(())
+            };
+            run(py, some.len() as u64 * NODE_NS, &mut prove)?.map_err(refused)?;
+            py.check_signals()?;
+        }
+        Ok(())
+    })
 }
 
 #[pyfunction]

@@ -3,7 +3,7 @@
 use ed25519::{
     Batch, Error, Fault, Keys as Points, Signers, BATCH_MAX, KEY_BYTES, SIGNATURE_BYTES,
 };
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyMemoryError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
@@ -32,6 +32,7 @@ fn raise(py: Python<'_>, error: Error) -> PyErr {
         Error::Argument(_) => errors::input_invalid(py, message),
         Error::Randomness => PyOSError::new_err((5, message)), // EIO
         Error::Threads => PyOSError::new_err((11, message)),   // EAGAIN
+        Error::Memory => PyMemoryError::new_err(message),
     }
 }
 
@@ -172,8 +173,12 @@ impl Keys {
     #[pyo3(signature = (keys, /))]
     fn new(py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Self> {
         let keys = Input::new(keys, "keys")?;
+        let keys = keys.items::<KEY_BYTES>(py, "keys")?;
         let mut points = Points::default();
-        for some in keys.items::<KEY_BYTES>(py, "keys")?.chunks(STEP_KEYS) {
+        points
+            .reserve(keys.len())
+            .map_err(|error| raise(py, error))?;
+        for some in keys.chunks(STEP_KEYS) {
             run(py, some.len() as u64 * KEY_NS, || points.add(some))?;
             py.check_signals()?;
         }
@@ -239,8 +244,13 @@ impl Keys {
 /// Four bytes of a hundred that each signature has: copied, since they need not lie at a multiple of four.
 fn numbers(py: Python<'_>, signers: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     let signers = Input::new(signers, "signers")?;
-    let numbers = signers.items::<4>(py, "signers")?;
-    Ok(numbers.iter().copied().map(u32::from_le_bytes).collect())
+    let items = signers.items::<4>(py, "signers")?;
+    let mut numbers = Vec::new();
+    numbers
+        .try_reserve_exact(items.len())
+        .map_err(|_| PyMemoryError::new_err("there is no memory for so many signers"))?;
+    numbers.extend(items.iter().copied().map(u32::from_le_bytes));
+    Ok(numbers)
 }
 
 #[pyfunction]

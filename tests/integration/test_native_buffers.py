@@ -8,6 +8,7 @@ import mmap
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -42,6 +43,20 @@ def seal(line: rust.Pipeline, data: bytes, *, threads: int = 1) -> tuple[bytearr
 def whole(data: object) -> object:
     """The digest of one part that is all of eight bytes."""
     return rust.hash_many(data, array("Q", [0, 8]))  # type: ignore[arg-type]
+
+
+def alone(program: str) -> str:
+    """What a process of its own says that does this with the compiled kernels."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "ZOS_NATIVE": "native"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 @pytest.fixture
@@ -298,6 +313,26 @@ def test_buffers_offsets_that_change_meanwhile_are_no_panic(kernel: str) -> None
         stop.set()
         changer.join()
         sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(
+    "call", ["merkle.inclusion_proofs(nodes, 1 << 16, bytes(8 << 20))", "sign.Keys(bytes(32 << 20))"]
+)
+def test_buffers_more_than_the_memory_there_is_is_an_error(call: str) -> None:
+    """A MemoryError, as of Python itself; an allocation of Rust's that fails ends the process."""
+    program = f"""
+import resource
+from native import merkle, sign
+nodes = bytes(32 * merkle.node_count(1 << 16))
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), resource.RLIM_INFINITY))
+try:
+    {call}
+except MemoryError:
+    print("refused")
+"""
+    assert alone(program) == "refused\n"
 
 
 def test_buffers_a_forked_child_can_call() -> None:

@@ -5,7 +5,7 @@ use curve25519_dalek::traits::IsIdentity;
 use curve25519_dalek::{EdwardsPoint, Scalar};
 use sha2::{Digest, Sha512};
 
-use crate::{Fault, KEY_BYTES, SIGNATURE_BYTES};
+use crate::{Error, Fault, KEY_BYTES, SIGNATURE_BYTES};
 
 /// A key as a point.
 #[derive(Debug, Clone)]
@@ -144,6 +144,13 @@ impl Keys {
         let mut known = Self::default();
         known.add(keys);
         known
+    }
+
+    /// Takes the memory of so many more keys.
+    pub fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        self.keys
+            .try_reserve_exact(count)
+            .map_err(|_| Error::Memory)
     }
 
     /// Decompresses more keys, behind the others.

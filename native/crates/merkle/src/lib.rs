@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::Error;
 pub use nodes::{node_count, root, Edge};
-pub use proof::{consistency, inclusion, inclusion_length};
+pub use proof::{consistency, inclusion, inclusion_into, inclusion_length};
 pub use verify::{verify_consistency, verify_inclusion};
 
 /// Bytes of a hash.
