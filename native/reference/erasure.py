@@ -222,7 +222,10 @@ class Code:
 
     def encode(self, data: Iterable[Buffer], *, threads: SupportsIndex | None = None) -> list[bytearray]:
         views = _views(data)
-        parity = [bytearray(views[0].nbytes if views else 0) for _ in range(self._m)]
+        _count("data", len(views), self._k)
+        length = _length(views)
+        _check_threads(threads)
+        parity = [bytearray(length) for _ in range(self._m)]
         self.encode_into(views, parity, threads=threads)
         return parity
 
@@ -247,9 +250,13 @@ class Code:
         *,
         threads: SupportsIndex | None = None,
     ) -> list[bytearray]:
-        wanted, views = _indexes(lost), _views(shards)
-        made = [bytearray(views[0].nbytes if views else 0) for _ in wanted]
-        self.reconstruct_into(indexes, views, wanted, made, threads=threads)
+        have, wanted, views = _indexes(indexes), _indexes(lost), _views(shards)
+        self._check_indexes(have, wanted)
+        _count("shards", len(views), len(have))
+        _check_threads(threads)
+        length = _length(views) if wanted else 0
+        made = [bytearray(length) for _ in wanted]
+        self.reconstruct_into(have, views, wanted, made, threads=threads)
         return made
 
     def reconstruct_into(
@@ -263,15 +270,7 @@ class Code:
     ) -> None:
         have, wanted = _indexes(indexes), _indexes(lost)
         sources, targets = _views(shards), _views(out, writable=True)
-        seen: set[int] = set()
-        for index in [*have, *wanted]:
-            if not 0 <= index < self._k + self._m:
-                raise ShardIndexInvalid(f"there is no shard {index} in {self._k} + {self._m}")
-            if index in seen:
-                raise ShardIndexInvalid(f"shard {index} is named twice")
-            seen.add(index)
-        if len(have) < self._k:
-            raise TooFewShards(f"{len(have)} shards are not enough: {self._k} are needed")
+        self._check_indexes(have, wanted)
         _count("shards", len(sources), len(have))
         _count("lost shards", len(targets), len(wanted))
         _check_threads(threads)
@@ -285,6 +284,17 @@ class Code:
         data = [shard for _, shard in survivors]
         for row, target in zip(rows, targets, strict=True):
             target[:] = _combine(row, data, length)
+
+    def _check_indexes(self, have: list[int], wanted: list[int]) -> None:
+        seen: set[int] = set()
+        for index in [*have, *wanted]:
+            if not 0 <= index < self._k + self._m:
+                raise ShardIndexInvalid(f"there is no shard {index} in {self._k} + {self._m}")
+            if index in seen:
+                raise ShardIndexInvalid(f"shard {index} is named twice")
+            seen.add(index)
+        if len(have) < self._k:
+            raise TooFewShards(f"{len(have)} shards are not enough: {self._k} are needed")
 
     def _survivors(self, have: list[int], sources: list[memoryview]) -> list[tuple[int, bytes]]:
         """The k of lowest index (ERASURE-REPAIR-1)."""

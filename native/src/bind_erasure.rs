@@ -53,11 +53,6 @@ impl Shards {
     fn targets(&mut self) -> Vec<Target<'_>> {
         self.0.iter_mut().map(target).collect()
     }
-
-    /// Length of the first one, for outputs that are made here.
-    fn length(&self) -> usize {
-        self.0.first().map_or(0, |one| one.len_bytes())
-    }
 }
 
 fn buffer(item: &Bound<'_, PyAny>, writable: bool) -> PyResult<PyUntypedBuffer> {
@@ -172,13 +167,13 @@ impl ErasureCode {
     fn reconstruct_shards(
         &self,
         py: Python<'_>,
+        repair: &Repair,
         (indexes, shards): (&[usize], &Shards),
         (lost, out): (&[usize], &mut Shards),
         threads: usize,
     ) -> PyResult<()> {
-        let repair = self.repair(py, indexes, lost)?;
         let task = self.code.reconstruct(
-            &repair,
+            repair,
             (indexes, shards.sources()),
             (lost, out.targets()),
             threads,
@@ -258,7 +253,11 @@ impl ErasureCode {
     ) -> PyResult<Bound<'py, PyList>> {
         let (py, threads) = (data.py(), threads.map_or(Ok(1), whole)?);
         let data = Shards::of(data, false)?;
-        let (made, mut parity) = fresh(py, self.code.m(), data.length())?;
+        let length = self
+            .code
+            .parity_length(&data.sources(), threads)
+            .map_err(|error| errors::erasure(py, error))?;
+        let (made, mut parity) = fresh(py, self.code.m(), length)?;
         run(
             py,
             self.code.encode(data.sources(), parity.targets(), threads),
@@ -294,8 +293,13 @@ impl ErasureCode {
         let (py, threads) = (shards.py(), threads.map_or(Ok(1), whole)?);
         let (indexes, lost) = (self::indexes(indexes)?, self::indexes(lost)?);
         let shards = Shards::of(shards, false)?;
-        let (made, mut out) = fresh(py, lost.len(), shards.length())?;
-        self.reconstruct_shards(py, (&indexes, &shards), (&lost, &mut out), threads)?;
+        let repair = self.repair(py, &indexes, &lost)?;
+        let length = self
+            .code
+            .lost_length((&indexes, &shards.sources()), &lost, threads)
+            .map_err(|error| errors::erasure(py, error))?;
+        let (made, mut out) = fresh(py, lost.len(), length)?;
+        self.reconstruct_shards(py, &repair, (&indexes, &shards), (&lost, &mut out), threads)?;
         Ok(made)
     }
 
@@ -312,7 +316,8 @@ impl ErasureCode {
         let (indexes, lost) = (self::indexes(indexes)?, self::indexes(lost)?);
         let shards = Shards::of(shards, false)?;
         let mut out = Shards::of(out, true)?;
-        self.reconstruct_shards(py, (&indexes, &shards), (&lost, &mut out), threads)
+        let repair = self.repair(py, &indexes, &lost)?;
+        self.reconstruct_shards(py, &repair, (&indexes, &shards), (&lost, &mut out), threads)
     }
 
     #[pyo3(signature = (index, old, new, parity, *, threads = None))]

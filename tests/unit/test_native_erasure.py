@@ -7,6 +7,7 @@ import io
 import mmap
 import pickle
 import resource
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -121,6 +122,29 @@ def test_erasure_refuses(side: str, name: str) -> None:
     del caught
     for shard in parity:
         shard.append(0)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_erasure_takes_no_memory_for_what_it_refuses(side: str) -> None:
+    under_test, large = code(side, 8, 4), mmap.mmap(-1, 8 << 20)
+    calls: list[tuple[type[erasure.ErasureError], Callable[[], object]]] = [
+        (erasure.ShardCountWrong, lambda: under_test.encode([large])),
+        (erasure.LengthMismatch, lambda: under_test.encode([large] * 7 + [b"1"])),
+        (erasure.ThreadsInvalid, lambda: under_test.encode([large] * 8, threads=65)),
+        (erasure.ShardIndexInvalid, lambda: under_test.reconstruct([0], [large], [1] * 60)),
+        (erasure.TooFewShards, lambda: under_test.reconstruct([0], [large], [1])),
+        (erasure.ShardCountWrong, lambda: under_test.reconstruct(range(8), [large], [9])),
+        (erasure.LengthMismatch, lambda: under_test.reconstruct(range(8), [large] * 7 + [b"1"], [9])),
+        (erasure.ThreadsInvalid, lambda: under_test.reconstruct(range(8), [large] * 8, [9], threads=0)),
+    ]
+    tracemalloc.start()
+    try:
+        for refused, call in calls:
+            with pytest.raises(refused):
+                call()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
 
 
 SHAPES_REFUSED = [(0, 1), (1, 0), (0, 0), (-1, 4), (129, 1), (1, 33), (128, 128), (2**70, 1), (1, -(2**70))]

@@ -128,6 +128,36 @@ impl Code {
         )
     }
 
+    /// How long the parity of these data is: finds what is wrong before memory is taken for it.
+    ///
+    /// # Errors
+    ///
+    /// Counts, lengths or threads are wrong.
+    pub fn parity_length(&self, data: &[Source<'_>], threads: usize) -> Result<usize, Error> {
+        count("data", data.len(), self.k)?;
+        let length = same_length(data, &[])?;
+        threads_are(threads).map(|()| length)
+    }
+
+    /// The same of shards that are made from as many as `indexes` names; 0 where none is lost.
+    ///
+    /// # Errors
+    ///
+    /// Counts, lengths or threads are wrong.
+    pub fn lost_length(
+        &self,
+        (indexes, shards): (&[usize], &[Source<'_>]),
+        lost: &[usize],
+        threads: usize,
+    ) -> Result<usize, Error> {
+        count("shards", shards.len(), indexes.len())?;
+        threads_are(threads)?;
+        match lost {
+            [] => Ok(0),
+            _ => same_length(shards, &[]),
+        }
+    }
+
     /// Which survivors will be read for `lost`; `indexes` are those of the shards at hand (ERASURE-REPAIR-1).
     ///
     /// # Errors
