@@ -13,7 +13,18 @@ from native.errors import InputInvalid
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["COUNT_MAX", "addresses", "count_of", "item", "items", "no_overlap", "numbers", "parts", "view"]
+__all__ = [
+    "COUNT_MAX",
+    "addresses",
+    "check_format",
+    "count_of",
+    "item",
+    "items",
+    "no_overlap",
+    "numbers",
+    "parts",
+    "view",
+]
 
 COUNT_MAX: Final = (1 << 64) - 1
 _FFI: Final = FFI()
@@ -28,6 +39,7 @@ def view(buffer: Buffer, name: str) -> memoryview:
     """
     try:
         whole = memoryview(buffer)
+        check_format(whole)
     except (BufferError, ValueError) as error:
         raise InputInvalid(f"{name} cannot be read: {error}") from error
     if not whole.c_contiguous:
@@ -35,6 +47,13 @@ def view(buffer: Buffer, name: str) -> memoryview:
     if whole.nbytes == 0:  # which cannot be cast
         return memoryview(b"" if whole.readonly else bytearray())
     return whole.cast("B")
+
+
+def check_format(whole: memoryview) -> None:
+    """Check that a buffer holds no references, which to write over would end the process."""
+    # Names of fields stand between colons.
+    if any("O" in codes for codes in whole.format.split(":")[::2]):
+        raise BufferError("the buffer is one of references to objects")
 
 
 def item(buffer: Buffer, size: int, name: str) -> bytes:

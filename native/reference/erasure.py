@@ -22,7 +22,7 @@ from native.erasure_errors import (
     ThreadsInvalid,
     TooFewShards,
 )
-from native.reference.buffers import addresses
+from native.reference.buffers import addresses, check_format
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -123,6 +123,7 @@ def _view(item: Buffer, *, writable: bool = False) -> memoryview:
     """A shard as bytes."""
     try:
         view = memoryview(item)
+        check_format(view)
     except (TypeError, ValueError, BufferError) as error:
         raise BufferUnusable(str(error)) from error
     if not view.c_contiguous:

@@ -7,6 +7,7 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
 
+use crate::buffer::exported;
 use crate::errors;
 
 /// Work that is expected to take longer lets go of the interpreter; below it letting go costs more than it gives.
@@ -57,7 +58,7 @@ impl Shards {
 
 fn buffer(item: &Bound<'_, PyAny>, writable: bool) -> PyResult<PyUntypedBuffer> {
     let py = item.py();
-    let buffer = match PyUntypedBuffer::get(item) {
+    let buffer = match exported(item) {
         Ok(buffer) => buffer,
         // Of a closed memoryview or mmap: ValueError; of what is no buffer: TypeError.
         Err(error)

@@ -1,6 +1,6 @@
 //! Buffers of Python as slices, for as long as a call lasts, also while the interpreter goes on.
 //!
-//! Rules (each has a test in tests/unit/test_native_buffers.py): any C-contiguous object is taken, read-only ones too;
+//! Rules (each has a test in tests/integration/test_native_buffers.py): any C-contiguous object is taken, read-only ones too;
 //! nothing is copied; the object stays exported until the call ends, so that a bytearray cannot be resized under it;
 //! what cannot be taken is `InputInvalid`, and a TypeError where there is no buffer at all.
 //!
@@ -11,8 +11,9 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
 use crate::errors::{self, input_invalid};
 
@@ -268,11 +269,9 @@ pub enum Step<'a> {
 
 fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
     let py = object.py();
-    let buffer = match PyUntypedBuffer::get(object) {
+    let buffer = match exported(object) {
         Ok(buffer) => buffer,
-        Err(error) if error.is_instance_of::<pyo3::exceptions::PyTypeError>(py) => {
-            return Err(error)
-        }
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => return Err(error),
         // A memoryview that was released, an mmap that was closed, an exporter that refuses.
         Err(error) => {
             return Err(input_invalid(
@@ -285,6 +284,32 @@ fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
         return Err(input_invalid(py, format!("{name} is not contiguous")));
     }
     Ok(buffer)
+}
+
+/// The buffer of any object that has one and holds no references, which to write over would end the process.
+///
+/// PyO3 takes none without shape or strides, as those of ctypes are; a memoryview fills them in, or has one of bytes.
+pub fn exported(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    let error = match PyUntypedBuffer::get(object) {
+        Ok(buffer) => return check_format(buffer.format().to_bytes()).map(|()| buffer),
+        Err(error) if error.is_instance_of::<PyBufferError>(object.py()) => error,
+        Err(error) => return Err(error),
+    };
+    let view = PyMemoryView::from(object)?;
+    check_format(view.getattr("format")?.extract::<String>()?.as_bytes())?;
+    PyUntypedBuffer::get(&view)
+        .or_else(|_| PyUntypedBuffer::get(&view.call_method1("cast", ("B",))?))
+        .map_err(|_| error)
+}
+
+fn check_format(format: &[u8]) -> PyResult<()> {
+    // Names of fields stand between colons.
+    let mut codes = format.split(|byte| *byte == b':').step_by(2);
+    if codes.any(|codes| codes.contains(&b'O')) {
+        let message = "the buffer is one of references to objects";
+        return Err(PyBufferError::new_err(message));
+    }
+    Ok(())
 }
 
 /// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us. A panic is `KernelPanicked`:

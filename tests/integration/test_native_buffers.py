@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import importlib
 import mmap
 import os
@@ -66,6 +67,12 @@ def mapped(tmp_path: Path) -> Iterator[mmap.mmap]:
         yield map_
 
 
+class Named(ctypes.Structure):
+    """With a field whose name is the code of a reference."""
+
+    _fields_ = (("O", ctypes.c_uint32), ("pair", ctypes.c_uint16 * 2))
+
+
 def test_buffers_of_every_kind_are_taken(mapped: mmap.mmap) -> None:
     data = b"12345678"
     kinds: list[object] = [
@@ -77,6 +84,9 @@ def test_buffers_of_every_kind_are_taken(mapped: mmap.mmap) -> None:
         memoryview(data).cast("B", shape=[2, 4]),
         array("H", data),
         mapped,
+        (ctypes.c_ubyte * 8)(*data),
+        (ctypes.c_uint16 * 2 * 2).from_buffer_copy(data),
+        Named.from_buffer_copy(data),
     ]
     assert {whole(kind) for kind in kinds} == {blake3(data).digest()}
 

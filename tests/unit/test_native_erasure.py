@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import io
 import mmap
 import pickle
@@ -70,6 +71,11 @@ REFUSED: dict[str, tuple[type[erasure.ErasureError], Call]] = {
     "a scattered input": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], scattered(False)])),
     "a scattered output": (erasure.BufferUnusable, lambda c, d, p: c.encode_into(d, [p[0], scattered(True)])),
     "a backward input": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], memoryview(d[2])[::-1]])),
+    "references": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], (ctypes.py_object * 2)()])),
+    "an output of references": (
+        erasure.BufferUnusable,
+        lambda c, d, p: c.encode_into(d, [p[0], (ctypes.py_object * 2)()]),
+    ),
     "a closed view": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], closed_view()])),
     "a closed output": (erasure.BufferUnusable, lambda c, d, p: c.encode_into(d, [p[0], closed_view()])),
     "a closed map": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], closed_map()])),
@@ -175,9 +181,9 @@ def test_erasure_takes_any_contiguous_buffer(side: str) -> None:
     numbers = array.array("I", range(16))
     room = mmap.mmap(-1, 64)
     room[:] = bytes(range(64))
-    square = memoryview(bytes(reversed(range(64)))).cast("B", (8, 8))
+    square = (ctypes.c_uint16 * 8 * 4).from_buffer_copy(bytes(reversed(range(64))))
     (parity,) = under_test.encode([numbers, room, square])
-    assert [parity] == under_test.encode([numbers.tobytes(), room[:], square.tobytes()])
+    assert [parity] == under_test.encode([numbers.tobytes(), room[:], bytes(square)])
     wide = array.array("Q", [0] * 8)
     under_test.encode_into([numbers, room, square], [wide])
     assert wide.tobytes() == parity
