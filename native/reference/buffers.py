@@ -109,9 +109,12 @@ def no_overlap(inputs: Mapping[str, memoryview], outputs: Mapping[str, memoryvie
 
 
 def count_of(number: int) -> int:
-    """A number that fits into 64 bits without a sign."""
+    """A number that fits into 64 bits without a sign.
+
+    No error of the kernels names the number: Python refuses to print one of more than 4300 digits.
+    """
     if not isinstance(number, int):
         raise TypeError(f"{type(number).__name__} is no number")
     if not 0 <= number <= COUNT_MAX:
-        raise InputInvalid(f"{number} is no number from 0 to 2^64 - 1")
+        raise InputInvalid("a number is not from 0 to 2^64 - 1")
     return number

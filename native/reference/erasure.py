@@ -176,7 +176,7 @@ def _no_overlap(sources: Sequence[memoryview], targets: Sequence[memoryview]) ->
 
 def _check_threads(threads: SupportsIndex | None) -> None:
     if threads is not None and not 1 <= operator.index(threads) <= THREADS_MAX:
-        raise ThreadsInvalid(f"threads must be 1 to {THREADS_MAX}: {threads}")
+        raise ThreadsInvalid(f"threads must be 1 to {THREADS_MAX}")
 
 
 class Code:
@@ -201,7 +201,7 @@ class Code:
                 raise PathUnavailable(f"this machine has not the instructions of the path {path}")
         if not (1 <= self._k <= K_MAX and 1 <= self._m <= M_MAX and self._k + self._m <= SHARDS_MAX):
             raise ShapeInvalid(
-                f"{k} + {m} shards: data must be 1 to {K_MAX}, parity 1 to {M_MAX}, together at most {SHARDS_MAX}"
+                f"data shards must be 1 to {K_MAX}, parity shards 1 to {M_MAX}, together at most {SHARDS_MAX}"
             )
         self._rows = (_cauchy if matrix == "cauchy" else _vandermonde)(self._k, self._m)
 
@@ -290,7 +290,7 @@ class Code:
         seen: set[int] = set()
         for index in [*have, *wanted]:
             if not 0 <= index < self._k + self._m:
-                raise ShardIndexInvalid(f"there is no shard {index} in {self._k} + {self._m}")
+                raise ShardIndexInvalid(f"an index is not from 0 to {self._k + self._m - 1}")
             if index in seen:
                 raise ShardIndexInvalid(f"shard {index} is named twice")
             seen.add(index)
@@ -320,7 +320,7 @@ class Code:
         at = operator.index(index)
         sources, targets = [_view(old), _view(new)], _views(parity, writable=True)
         if not 0 <= at < self._k:
-            raise ShardIndexInvalid(f"there is no data shard {at} in {self._k} + {self._m}")
+            raise ShardIndexInvalid(f"the index of a data shard is not from 0 to {self._k - 1}")
         _count("parity", len(targets), self._m)
         length = _length([*sources, *targets])
         _no_overlap(sources, targets)

@@ -79,7 +79,7 @@ impl Pipeline {
             let wrong = |text| errors::erasure(py, erasure::Error::Index(text));
             let place = have
                 .get_mut(index)
-                .ok_or_else(|| wrong(format!("there is no shard {index} of {count}")))?;
+                .ok_or_else(|| wrong(format!("an index is not from 0 to {}", count - 1)))?;
             if std::mem::replace(place, true) {
                 return Err(wrong(format!("shard {index} is named twice")));
             }

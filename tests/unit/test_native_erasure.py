@@ -88,6 +88,9 @@ REFUSED: dict[str, tuple[type[erasure.ErasureError], Call]] = {
     "no threads": (erasure.ThreadsInvalid, lambda c, d, p: c.encode(d, threads=0)),
     "negative threads": (erasure.ThreadsInvalid, lambda c, d, p: c.encode_into(d, p, threads=-1)),
     "very many threads": (erasure.ThreadsInvalid, lambda c, d, p: c.verify(d, p, threads=2**70)),
+    "threads that cannot be printed": (erasure.ThreadsInvalid, lambda c, d, p: c.encode(d, threads=10**5000)),
+    "an index that cannot": (erasure.ShardIndexInvalid, lambda c, d, p: c.reconstruct([0, 1, 10**5000], d, [2])),
+    "one of an update": (erasure.ShardIndexInvalid, lambda c, d, p: c.update(-(10**5000), d[0], d[1], p)),
     "threads of an update": (erasure.ThreadsInvalid, lambda c, d, p: c.update(0, d[0], d[1], p, threads=65)),
     "threads of a repair": (erasure.ThreadsInvalid, lambda c, d, p: c.reconstruct([0, 1, 2], d, [3], threads=65)),
     "an index past the end": (erasure.ShardIndexInvalid, lambda c, d, p: c.reconstruct([0, 1, 5], d, [2])),
@@ -161,6 +164,18 @@ SHAPES_REFUSED = [(0, 1), (1, 0), (0, 0), (-1, 4), (129, 1), (1, 33), (128, 128)
 def test_erasure_refuses_shapes(side: str, k: int, m: int) -> None:
     with pytest.raises(erasure.ShapeInvalid):
         code(side, k, m)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_erasure_refuses_shapes_that_cannot_be_printed(side: str) -> None:
+    for k, m in ((10**5000, 1), (1, 10**5000), (-(10**5000), 1)):
+        with pytest.raises(erasure.ShapeInvalid) as caught:
+            code(side, k, m)
+        assert str(2**64 - 1) not in str(caught.value)
+    with pytest.raises(erasure.ShapeInvalid):
+        erasure.BufferPool(shards=1, shard_bytes=1, stripes=10**5000)
+    with pytest.raises(erasure.ShapeInvalid):
+        erasure.BufferPool(shards=10**5000, shard_bytes=1)
 
 
 @pytest.mark.parametrize("side", SIDES)

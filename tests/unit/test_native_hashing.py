@@ -91,6 +91,7 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
     ("key and context, bit by bit", lambda side: side.Hasher(key=KEY, context="x")),
     ("a long key, bit by bit", lambda side: side.Hasher(key=bytes(33))),
     ("no threads", lambda side: side.hash_many(b"", bytes(8), threads=0)),
+    ("more threads than can be printed", lambda side: side.hash_many(b"", bytes(8), threads=10**5000)),
     ("too many threads", lambda side: side.hash_many(b"", bytes(8), threads=65)),
     ("less than no threads", lambda side: side.hash_many_into(b"", bytes(8), bytearray(), threads=-1)),
     ("a short out", lambda side: side.hash_many_into(b"", bytes(16), bytearray(31))),
