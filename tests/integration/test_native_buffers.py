@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import importlib
 import mmap
 import os
@@ -343,6 +344,36 @@ except MemoryError:
     print("refused")
 """
     assert alone(program) == "refused\n"
+
+
+def test_buffers_a_thread_that_does_not_start_is_an_oserror() -> None:
+    """EAGAIN of every kernel: try again, or with fewer. There is no room for a thread's stack here."""
+    program = """
+import resource
+from array import array
+from native import erasure, hashing, pipeline, sign
+code, line = erasure.Code(16, 4), pipeline.Pipeline(chunk_bytes=1000)
+data, slots, lengths = [bytes(1 << 20)] * 16, bytearray(5 * line.slot_bytes), bytearray(20)
+out = [bytearray(1 << 20) for _ in range(4)]
+parts, ends = bytes(3 << 20), array("Q", [0, 1 << 20, 2 << 20, 3 << 20])
+keys, signatures, nothing = bytes(32 * 300), bytes(64 * 300), bytes(8 * 301)
+calls = {
+    "erasure": lambda: code.encode_into(data, out, threads=4),
+    "hashing": lambda: hashing.hash_many(parts, ends, threads=3),
+    "pipeline": lambda: line.seal_into(parts[:5000], slots, lengths, threads=3),
+    "sign": lambda: sign.verdicts(keys, signatures, b"", nothing, threads=3),
+}
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), resource.RLIM_INFINITY))
+for name, call in calls.items():
+    try:
+        call()
+    except BaseException as error:
+        print(name, type(error).__name__, getattr(error, "errno", None))
+"""
+    names = ["erasure", "hashing", "pipeline", "sign"]
+    assert alone(program).splitlines() == [f"{name} BlockingIOError {errno.EAGAIN}" for name in names]
 
 
 def test_buffers_a_forked_child_can_call() -> None:

@@ -28,6 +28,8 @@ pub enum Error {
     Overlap(String),
     /// A number of threads outside of 1 to 64.
     Threads,
+    /// The system starts no more threads.
+    NoThread(String),
     /// A repair that is not the one of this code and these shards, or that was not solved.
     Repair(String),
     /// The code itself failed: a mistake of ours, which no argument may bring about.
@@ -49,6 +51,7 @@ impl fmt::Display for Error {
                 write!(f, "{have} shards are not enough: {need} are needed")
             }
             Self::Threads => write!(f, "threads must be 1 to {}", crate::THREADS_MAX),
+            Self::NoThread(text) => write!(f, "no thread can be started: {text}"),
             Self::Panicked(text) => write!(f, "the erasure code failed inside: {text}"),
         }
     }

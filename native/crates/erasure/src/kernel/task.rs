@@ -86,8 +86,7 @@ impl Task<'_> {
                 let spawned = std::thread::Builder::new()
                     .name("zos-erasure".into())
                     .spawn_scoped(scope, move || self.part(part.0, part.1));
-                started
-                    .push(spawned.map_err(|error| Error::Panicked(format!("no thread: {error}")))?);
+                started.push(spawned.map_err(|error| Error::NoThread(error.to_string()))?);
                 at += share;
             }
             let mut wrong = self.part(from, to.min(from + share));
