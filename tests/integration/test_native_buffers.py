@@ -15,7 +15,9 @@ import sys
 import threading
 import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -225,6 +227,21 @@ def test_buffers_a_hasher_is_of_one_thread_at_a_time() -> None:
 
     assert beside(lambda: hasher.update(data), refused)
     hasher.digest()
+
+
+def test_buffers_a_hasher_that_took_everything_does_not_say_that_it_was_interrupted() -> None:
+    """A signal is there before the update begins; what comes behind it in the same C code is done all the same."""
+    hasher, data, done = rust.Hasher(), os.urandom(MIB), list[int]()
+    raised, update = ctypes.CDLL(None)["raise"], hasher.update
+    steps = [partial(raised, signal.SIGALRM), partial(update, data), partial(done.append, 1)]
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            deque(map(partial.__call__, steps), maxlen=0)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert hasher.digest() == blake3(data).digest()
+    assert done == [1]
 
 
 @pytest.mark.parametrize("kernel", ["hash", "hasher", "sign", "keys", "merkle", "pipeline"])
