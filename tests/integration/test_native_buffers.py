@@ -454,3 +454,26 @@ with open({str(told)!r}, "w") as file:
         interpreters.destroy(other)
     assert told.read_text().startswith("refused: ")
     assert "subinterpreter" in told.read_text()
+
+
+@pytest.mark.parametrize("before", ["pass", "import native._rust"])
+def test_buffers_another_interpreter_gets_no_compiled_module(before: str) -> None:
+    """Neither alone nor beside the main one, and not past the facades either."""
+    program = f"""
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+{before}
+other = interpreters.create()
+failed = interpreters.run_string(other, '''
+import os
+try:
+    import native._rust
+except ImportError as error:
+    os.write(1, str(error).encode())
+''')
+assert not failed, failed
+interpreters.destroy(other)
+"""
+    assert "subinterpreter" in alone(program)
