@@ -85,7 +85,7 @@ class BufferPool:
             MemoryError: the system has not so much.
         """
         if not 1 <= shards <= SHARDS_MAX or stripes < 1:
-            raise ShapeInvalid(f"{stripes} stripes of {shards} shards: shards must be 1 to {SHARDS_MAX}")
+            raise ShapeInvalid(f"shards must be 1 to {SHARDS_MAX}, stripes 1 and more")
         if shard_bytes < 1:
             raise ShardEmpty("a shard has at least one byte")
         self.shard_bytes: Final = shard_bytes
@@ -93,7 +93,7 @@ class BufferPool:
         self.shards: Final = shards
         total_bytes = self.stride_bytes * shards * stripes
         if total_bytes > POOL_BYTES_MAX:
-            raise ShapeInvalid(f"a pool of {total_bytes} bytes is over {POOL_BYTES_MAX}")
+            raise ShapeInvalid(f"the pool would have more than {POOL_BYTES_MAX} bytes")
         try:
             self._arena: mmap.mmap | None = mmap.mmap(-1, total_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
         except OSError as error:

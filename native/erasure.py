@@ -11,8 +11,9 @@ arrays; read-only ones where nothing is written. Nothing is copied, and memory i
         code.encode_into(stripe.shards[:16], stripe.shards[16:])
 
 A call that works for more than some 20 us lets other threads of Python run; it works with `threads` (1 to 64) threads
-of its own. Ctrl-C ends a long call within some 20 ms, and then its outputs are of no worth. A code may be used by many
-threads at once. Errors: `native.erasure_errors`; a refused call has written nothing.
+of its own, or raises OSError (EAGAIN) where the system starts none. Ctrl-C ends a long call within some 20 ms, later
+where memory is touched for the first time, and then its outputs are of no worth. A code may be used by many threads at
+once. Errors: `native.erasure_errors`; a refused call has written nothing.
 """
 
 from __future__ import annotations

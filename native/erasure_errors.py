@@ -62,7 +62,7 @@ class ShardEmpty(ErasureError):
 
 
 class BufferUnusable(ErasureError):
-    """Not a buffer, not contiguous, closed, or read-only where something is written."""
+    """Not a buffer, not contiguous, closed, one of references, or read-only where something is written."""
 
     code = "erasure.buffer-unusable"
 

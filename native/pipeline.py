@@ -63,7 +63,7 @@ def stripe(line: Pipeline, slots: Buffer, lengths: Buffer, chunk: int) -> list[m
     """
     whole, sizes = view(slots, "slots"), view(lengths, "lengths")
     if not 0 <= chunk < len(sizes) // 4 or (chunk + 1) * line.slot_bytes > len(whole):
-        raise InputInvalid(f"there is no chunk {chunk}")
+        raise InputInvalid("there is no such chunk")
     size = int.from_bytes(sizes[chunk * 4 : chunk * 4 + 4], "little")
     if not 1 <= size * line.shards <= line.slot_bytes:
         raise InputInvalid(f"chunk {chunk} has shards of {size} bytes, which do not fit into its slot")

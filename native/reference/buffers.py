@@ -13,7 +13,18 @@ from native.errors import InputInvalid
 if TYPE_CHECKING:
     from typing_extensions import Buffer
 
-__all__ = ["COUNT_MAX", "addresses", "count_of", "item", "items", "no_overlap", "numbers", "parts", "view"]
+__all__ = [
+    "COUNT_MAX",
+    "addresses",
+    "check_format",
+    "count_of",
+    "item",
+    "items",
+    "no_overlap",
+    "numbers",
+    "parts",
+    "view",
+]
 
 COUNT_MAX: Final = (1 << 64) - 1
 _FFI: Final = FFI()
@@ -28,6 +39,7 @@ def view(buffer: Buffer, name: str) -> memoryview:
     """
     try:
         whole = memoryview(buffer)
+        check_format(whole)
     except (BufferError, ValueError) as error:
         raise InputInvalid(f"{name} cannot be read: {error}") from error
     if not whole.c_contiguous:
@@ -35,6 +47,13 @@ def view(buffer: Buffer, name: str) -> memoryview:
     if whole.nbytes == 0:  # which cannot be cast
         return memoryview(b"" if whole.readonly else bytearray())
     return whole.cast("B")
+
+
+def check_format(whole: memoryview) -> None:
+    """Check that a buffer holds no references, which to write over would end the process."""
+    # Names of fields stand between colons.
+    if any("O" in codes for codes in whole.format.split(":")[::2]):
+        raise BufferError("the buffer is one of references to objects")
 
 
 def item(buffer: Buffer, size: int, name: str) -> bytes:
@@ -90,9 +109,12 @@ def no_overlap(inputs: Mapping[str, memoryview], outputs: Mapping[str, memoryvie
 
 
 def count_of(number: int) -> int:
-    """A number that fits into 64 bits without a sign."""
+    """A number that fits into 64 bits without a sign.
+
+    No error of the kernels names the number: Python refuses to print one of more than 4300 digits.
+    """
     if not isinstance(number, int):
         raise TypeError(f"{type(number).__name__} is no number")
     if not 0 <= number <= COUNT_MAX:
-        raise InputInvalid(f"{number} is no number from 0 to 2^64 - 1")
+        raise InputInvalid("a number is not from 0 to 2^64 - 1")
     return number

@@ -22,7 +22,7 @@ from native.erasure_errors import (
     ThreadsInvalid,
     TooFewShards,
 )
-from native.reference.buffers import addresses
+from native.reference.buffers import addresses, check_format
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -123,6 +123,7 @@ def _view(item: Buffer, *, writable: bool = False) -> memoryview:
     """A shard as bytes."""
     try:
         view = memoryview(item)
+        check_format(view)
     except (TypeError, ValueError, BufferError) as error:
         raise BufferUnusable(str(error)) from error
     if not view.c_contiguous:
@@ -175,7 +176,7 @@ def _no_overlap(sources: Sequence[memoryview], targets: Sequence[memoryview]) ->
 
 def _check_threads(threads: SupportsIndex | None) -> None:
     if threads is not None and not 1 <= operator.index(threads) <= THREADS_MAX:
-        raise ThreadsInvalid(f"threads must be 1 to {THREADS_MAX}: {threads}")
+        raise ThreadsInvalid(f"threads must be 1 to {THREADS_MAX}")
 
 
 class Code:
@@ -200,7 +201,7 @@ class Code:
                 raise PathUnavailable(f"this machine has not the instructions of the path {path}")
         if not (1 <= self._k <= K_MAX and 1 <= self._m <= M_MAX and self._k + self._m <= SHARDS_MAX):
             raise ShapeInvalid(
-                f"{k} + {m} shards: data must be 1 to {K_MAX}, parity 1 to {M_MAX}, together at most {SHARDS_MAX}"
+                f"data shards must be 1 to {K_MAX}, parity shards 1 to {M_MAX}, together at most {SHARDS_MAX}"
             )
         self._rows = (_cauchy if matrix == "cauchy" else _vandermonde)(self._k, self._m)
 
@@ -222,7 +223,10 @@ class Code:
 
     def encode(self, data: Iterable[Buffer], *, threads: SupportsIndex | None = None) -> list[bytearray]:
         views = _views(data)
-        parity = [bytearray(views[0].nbytes if views else 0) for _ in range(self._m)]
+        _count("data", len(views), self._k)
+        length = _length(views)
+        _check_threads(threads)
+        parity = [bytearray(length) for _ in range(self._m)]
         self.encode_into(views, parity, threads=threads)
         return parity
 
@@ -247,9 +251,13 @@ class Code:
         *,
         threads: SupportsIndex | None = None,
     ) -> list[bytearray]:
-        wanted, views = _indexes(lost), _views(shards)
-        made = [bytearray(views[0].nbytes if views else 0) for _ in wanted]
-        self.reconstruct_into(indexes, views, wanted, made, threads=threads)
+        have, wanted, views = _indexes(indexes), _indexes(lost), _views(shards)
+        self._check_indexes(have, wanted)
+        _count("shards", len(views), len(have))
+        _check_threads(threads)
+        length = _length(views) if wanted else 0
+        made = [bytearray(length) for _ in wanted]
+        self.reconstruct_into(have, views, wanted, made, threads=threads)
         return made
 
     def reconstruct_into(
@@ -263,15 +271,7 @@ class Code:
     ) -> None:
         have, wanted = _indexes(indexes), _indexes(lost)
         sources, targets = _views(shards), _views(out, writable=True)
-        seen: set[int] = set()
-        for index in [*have, *wanted]:
-            if not 0 <= index < self._k + self._m:
-                raise ShardIndexInvalid(f"there is no shard {index} in {self._k} + {self._m}")
-            if index in seen:
-                raise ShardIndexInvalid(f"shard {index} is named twice")
-            seen.add(index)
-        if len(have) < self._k:
-            raise TooFewShards(f"{len(have)} shards are not enough: {self._k} are needed")
+        self._check_indexes(have, wanted)
         _count("shards", len(sources), len(have))
         _count("lost shards", len(targets), len(wanted))
         _check_threads(threads)
@@ -285,6 +285,17 @@ class Code:
         data = [shard for _, shard in survivors]
         for row, target in zip(rows, targets, strict=True):
             target[:] = _combine(row, data, length)
+
+    def _check_indexes(self, have: list[int], wanted: list[int]) -> None:
+        seen: set[int] = set()
+        for index in [*have, *wanted]:
+            if not 0 <= index < self._k + self._m:
+                raise ShardIndexInvalid(f"an index is not from 0 to {self._k + self._m - 1}")
+            if index in seen:
+                raise ShardIndexInvalid(f"shard {index} is named twice")
+            seen.add(index)
+        if len(have) < self._k:
+            raise TooFewShards(f"{len(have)} shards are not enough: {self._k} are needed")
 
     def _survivors(self, have: list[int], sources: list[memoryview]) -> list[tuple[int, bytes]]:
         """The k of lowest index (ERASURE-REPAIR-1)."""
@@ -309,7 +320,7 @@ class Code:
         at = operator.index(index)
         sources, targets = [_view(old), _view(new)], _views(parity, writable=True)
         if not 0 <= at < self._k:
-            raise ShardIndexInvalid(f"there is no data shard {at} in {self._k} + {self._m}")
+            raise ShardIndexInvalid(f"the index of a data shard is not from 0 to {self._k - 1}")
         _count("parity", len(targets), self._m)
         length = _length([*sources, *targets])
         _no_overlap(sources, targets)

@@ -111,9 +111,9 @@ class Pipeline:
         self.chunk_bytes: Final = operator.index(chunk_bytes)
         self._level = None if level is None else operator.index(level)
         if not 1 <= self.chunk_bytes <= CHUNK_BYTES_MAX:
-            raise InputInvalid(f"chunks of {chunk_bytes} bytes: they must have 1 to {CHUNK_BYTES_MAX}")
+            raise InputInvalid(f"chunks must have 1 to {CHUNK_BYTES_MAX} bytes")
         if self._level is not None and not 1 <= self._level <= LEVEL_MAX:
-            raise InputInvalid(f"level {level}: 1 to {LEVEL_MAX}")
+            raise InputInvalid(f"a level is 1 to {LEVEL_MAX}")
         self._code = None if k is None or m is None else Code(k, m)
         self._keys = None if cipher is None or secret is None else _Keys(_CIPHERS[cipher], secret)
         self._k = 1 if self._code is None else self._code.k
@@ -258,7 +258,7 @@ class Pipeline:
         for each in have:
             index = operator.index(each)
             if not 0 <= index < self.shards:
-                raise ShardIndexInvalid(f"there is no shard {index} of {self.shards}")
+                raise ShardIndexInvalid(f"an index is not from 0 to {self.shards - 1}")
             if index in there:
                 raise ShardIndexInvalid(f"shard {index} is named twice")
             there.add(index)

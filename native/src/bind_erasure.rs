@@ -7,12 +7,18 @@ use pyo3::prelude::*;
 use pyo3::sync::PyOnceLock;
 use pyo3::types::{PyByteArray, PyBytes, PyList};
 
+use crate::buffer::exported;
 use crate::errors;
 
 /// Work that is expected to take longer lets go of the interpreter; below it letting go costs more than it gives.
 const DETACH_US_MIN: usize = 20;
 /// Work that is done between two looks at signals, so that Ctrl-C ends a call on gigabytes.
 const WINDOW_US: usize = 20_000;
+/// Bytes that a thread reads and writes between two such looks, however fast it is expected to be: memory that is touched
+/// for the first time is 20 times slower than the kernels.
+const WINDOW_BYTES: usize = 1 << 24;
+/// So many threads at most lengthen what is done between two looks: more may be more than there are processors.
+const WINDOW_THREADS: usize = 4;
 /// Parts of a shard meet at a multiple of this.
 const WINDOW_ALIGN: usize = 4096;
 
@@ -48,16 +54,11 @@ impl Shards {
     fn targets(&mut self) -> Vec<Target<'_>> {
         self.0.iter_mut().map(target).collect()
     }
-
-    /// Length of the first one, for outputs that are made here.
-    fn length(&self) -> usize {
-        self.0.first().map_or(0, |one| one.len_bytes())
-    }
 }
 
 fn buffer(item: &Bound<'_, PyAny>, writable: bool) -> PyResult<PyUntypedBuffer> {
     let py = item.py();
-    let buffer = match PyUntypedBuffer::get(item) {
+    let buffer = match exported(item) {
         Ok(buffer) => buffer,
         // Of a closed memoryview or mmap: ValueError; of what is no buffer: TypeError.
         Err(error)
@@ -124,10 +125,11 @@ fn run(py: Python<'_>, task: Result<Task<'_>, Error>) -> PyResult<u32> {
         return erasure::guard(|| task.run(0..usize::MAX))
             .map_err(|error| errors::erasure(py, error));
     }
-    let windows = (expected_us / WINDOW_US).max(1) * task.threads();
-    let window = task
-        .length()
-        .div_ceil(windows)
+    let by_time = task.length() / (expected_us / WINDOW_US).max(1);
+    let window = by_time
+        .min(WINDOW_BYTES / task.shards())
+        .max(1)
+        .saturating_mul(task.threads().min(WINDOW_THREADS))
         .next_multiple_of(WINDOW_ALIGN);
     let (mut at, mut answer) = (0, 0);
     loop {
@@ -166,13 +168,13 @@ impl ErasureCode {
     fn reconstruct_shards(
         &self,
         py: Python<'_>,
+        repair: &Repair,
         (indexes, shards): (&[usize], &Shards),
         (lost, out): (&[usize], &mut Shards),
         threads: usize,
     ) -> PyResult<()> {
-        let repair = self.repair(py, indexes, lost)?;
         let task = self.code.reconstruct(
-            &repair,
+            repair,
             (indexes, shards.sources()),
             (lost, out.targets()),
             threads,
@@ -252,7 +254,11 @@ impl ErasureCode {
     ) -> PyResult<Bound<'py, PyList>> {
         let (py, threads) = (data.py(), threads.map_or(Ok(1), whole)?);
         let data = Shards::of(data, false)?;
-        let (made, mut parity) = fresh(py, self.code.m(), data.length())?;
+        let length = self
+            .code
+            .parity_length(&data.sources(), threads)
+            .map_err(|error| errors::erasure(py, error))?;
+        let (made, mut parity) = fresh(py, self.code.m(), length)?;
         run(
             py,
             self.code.encode(data.sources(), parity.targets(), threads),
@@ -288,8 +294,13 @@ impl ErasureCode {
         let (py, threads) = (shards.py(), threads.map_or(Ok(1), whole)?);
         let (indexes, lost) = (self::indexes(indexes)?, self::indexes(lost)?);
         let shards = Shards::of(shards, false)?;
-        let (made, mut out) = fresh(py, lost.len(), shards.length())?;
-        self.reconstruct_shards(py, (&indexes, &shards), (&lost, &mut out), threads)?;
+        let repair = self.repair(py, &indexes, &lost)?;
+        let length = self
+            .code
+            .lost_length((&indexes, &shards.sources()), &lost, threads)
+            .map_err(|error| errors::erasure(py, error))?;
+        let (made, mut out) = fresh(py, lost.len(), length)?;
+        self.reconstruct_shards(py, &repair, (&indexes, &shards), (&lost, &mut out), threads)?;
         Ok(made)
     }
 
@@ -306,7 +317,8 @@ impl ErasureCode {
         let (indexes, lost) = (self::indexes(indexes)?, self::indexes(lost)?);
         let shards = Shards::of(shards, false)?;
         let mut out = Shards::of(out, true)?;
-        self.reconstruct_shards(py, (&indexes, &shards), (&lost, &mut out), threads)
+        let repair = self.repair(py, &indexes, &lost)?;
+        self.reconstruct_shards(py, &repair, (&indexes, &shards), (&lost, &mut out), threads)
     }
 
     #[pyo3(signature = (index, old, new, parity, *, threads = None))]

@@ -7,7 +7,7 @@ use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::{run, Input, Output, Parts};
+use crate::buffer::{run, Input, Output, Parts, Step};
 use crate::errors;
 use crate::number;
 
@@ -50,35 +50,28 @@ fn hash_all(
     digests: &mut [[u8; DIGEST_BYTES]],
     threads: usize,
 ) -> PyResult<()> {
-    let mut next = 0;
-    while next < digests.len() {
-        if parts.get(next).len() > STEP_BYTES {
-            // One that is long by itself is hashed by one thread, in steps.
-            let mut hasher = mode.hasher();
-            for some in parts.get(next).chunks(STEP_BYTES) {
-                py.detach(|| hasher.update(some));
-                py.check_signals()?;
+    for step in parts.steps(STEP, STEP_BYTES, threads) {
+        match step {
+            Step::Many(some, bytes) => {
+                let (first, digests) = (some.start, &mut digests[some]);
+                run(py, cost_ns(bytes, digests.len()), || {
+                    mode.hash_parts(bytes, &|index| parts.get(first + index), digests, threads)
+                })?
+                .map_err(raise)?;
             }
-            digests[next] = *hasher.finalize().as_bytes();
-            next += 1;
-            continue;
+            // By one thread.
+            Step::Long(index, part) => {
+                let mut hasher = mode.hasher();
+                for some in part.chunks(STEP_BYTES) {
+                    run(py, cost_ns(some.len(), 1), || {
+                        hasher.update(some);
+                    })?;
+                    py.check_signals()?;
+                }
+                digests[index] = *hasher.finalize().as_bytes();
+            }
         }
-        let (mut end, mut bytes) = (next, 0);
-        while end < digests.len()
-            && end - next < STEP
-            && bytes < STEP_BYTES * threads
-            && parts.get(end).len() <= STEP_BYTES
-        {
-            bytes += parts.get(end).len();
-            end += 1;
-        }
-        let some = &mut digests[next..end];
-        run(py, cost_ns(bytes, end - next), || {
-            mode.hash_parts(bytes, &|index| parts.get(next + index), some, threads)
-        })
-        .map_err(raise)?;
         py.check_signals()?;
-        next = end;
     }
     Ok(())
 }
@@ -165,11 +158,14 @@ impl Hasher {
         let data = Input::new(data, "data")?;
         let bytes = data.bytes();
         self.with(py, |state| {
-            for some in bytes.chunks(STEP_BYTES) {
+            for (number, some) in bytes.chunks(STEP_BYTES).enumerate() {
+                // Not behind the last step: who is told of a signal then must not think that data is missing.
+                if number > 0 {
+                    py.check_signals()?;
+                }
                 run(py, cost_ns(some.len(), 1), || {
                     state.update(some);
-                });
-                py.check_signals()?;
+                })?;
             }
             Ok(())
         })

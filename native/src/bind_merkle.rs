@@ -1,15 +1,17 @@
 //! Merkle trees: flat buffers in, bytes out; the facade is `native/merkle.py`.
 
-use merkle::{Edge, Error, Hash, HASH_BYTES};
+use merkle::{Edge, Error, Hash, Leaf, HASH_BYTES};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::{run, Input, Parts};
+use crate::buffer::{run, Input, Parts, Step};
 use crate::errors;
 use crate::number::Count;
 
 /// About what hashing an inner node costs.
 const NODE_NS: u64 = 100;
+/// About what it costs to say how long a proof is.
+const LENGTH_NS: u64 = 5;
 /// About what a leaf costs beside its bytes, and how many bytes pass in a nanosecond.
 const LEAF_NS: u64 = 60;
 /// Hashes, or proofs, between two looks for signals: some milliseconds.
@@ -58,22 +60,26 @@ fn hash_leaves<'py>(
     let parts = Parts::new(py, data.bytes(), offsets.numbers(py, "offsets")?)?;
     PyBytes::new_with(py, parts.len() * HASH_BYTES, |out| {
         let (hashes, _) = out.as_chunks_mut::<HASH_BYTES>();
-        let mut next = 0;
-        while next < hashes.len() {
-            let mut end = next;
-            let mut bytes = 0;
-            while end < hashes.len() && end - next < STEP && bytes < STEP_BYTES {
-                bytes += parts.get(end).len();
-                end += 1;
-            }
-            let cost_ns = bytes as u64 + (end - next) as u64 * LEAF_NS;
-            run(py, cost_ns, || {
-                for (hash, index) in hashes[next..end].iter_mut().zip(next..) {
-                    *hash = merkle::hash_leaf(parts.get(index));
+        for step in parts.steps(STEP, STEP_BYTES, 1) {
+            match step {
+                Step::Many(some, bytes) => {
+                    let cost_ns = bytes as u64 + some.len() as u64 * LEAF_NS;
+                    run(py, cost_ns, || {
+                        for (hash, index) in hashes[some.clone()].iter_mut().zip(some) {
+                            *hash = merkle::hash_leaf(parts.get(index));
+                        }
+                    })?;
                 }
-            });
+                Step::Long(index, part) => {
+                    let mut leaf = Leaf::default();
+                    for some in part.chunks(STEP_BYTES) {
+                        run(py, some.len() as u64, || leaf.update(some))?;
+                        py.check_signals()?;
+                    }
+                    hashes[index] = leaf.hash();
+                }
+            }
             py.check_signals()?;
-            next = end;
         }
         Ok(())
     })
@@ -103,7 +109,7 @@ fn extend<'py>(
         let (mut fresh, _) = out.as_chunks_mut::<HASH_BYTES>();
         for some in leaves.chunks(STEP) {
             let (now, later) = fresh.split_at_mut(edge.growth(some.len()).map_err(refused)?);
-            run(py, some.len() as u64 * NODE_NS, || edge.add(some, now)).map_err(refused)?;
+            run(py, some.len() as u64 * NODE_NS, || edge.add(some, now))?.map_err(refused)?;
             py.check_signals()?;
             fresh = later;
         }
@@ -140,19 +146,38 @@ fn inclusion_proofs<'py>(
     let nodes = Input::new(nodes, "nodes")?;
     let nodes = nodes.items(py, "nodes")?;
     let indices = Input::new(indices, "indices")?;
-    let mut proofs = Vec::new();
-    for some in indices.numbers(py, "indices")?.chunks(STEP) {
-        run(py, some.len() as u64 * NODE_NS, || {
-            for index in some {
-                let proof = merkle::inclusion(nodes, size.0, u64::from_le_bytes(*index))?;
-                proofs.extend_from_slice(&proof);
-            }
-            Ok(())
-        })
-        .map_err(|error| raise(py, error, None))?;
+    let indices = indices.numbers(py, "indices")?;
+    let refused = |error| raise(py, error, None);
+    let mut length = 0;
+    for some in indices.chunks(STEP) {
+        length += run(py, some.len() as u64 * LENGTH_NS, || {
+            some.iter().try_fold(0, |sum, index| {
+                merkle::inclusion_length(size.0, u64::from_le_bytes(*index)).map(|one| sum + one)
+            })
+        })?
+        .map_err(refused)?;
         py.check_signals()?;
     }
-    Ok(flat(py, &proofs))
+    PyBytes::new_with(py, length * HASH_BYTES, |out| {
+        let (mut rest, _) = out.as_chunks_mut::<HASH_BYTES>();
+        for some in indices.chunks(STEP) {
+            let mut prove = || {
+                for index in some {
+                    let index = u64::from_le_bytes(*index);
+                    let length = merkle::inclusion_length(size.0, index)?;
+                    // An index that was written to meanwhile may ask for more than there is room for.
+                    let proof = rest
+                        .split_off_mut(..length)
+                        .ok_or(Error::Argument("indices changed meanwhile"))?;
+                    merkle::inclusion_into(nodes, size.0, index, proof)?;
+                }
+                Ok(())
+            };
+            run(py, some.len() as u64 * NODE_NS, &mut prove)?.map_err(refused)?;
+            py.check_signals()?;
+        }
+        Ok(())
+    })
 }
 
 #[pyfunction]
@@ -227,7 +252,7 @@ fn verify_inclusions(
                 rest = verify().map_err(|error| (error, index))?;
             }
             Ok(())
-        });
+        })?;
         outcome.map_err(|(error, index)| raise(py, error, Some(index)))?;
         py.check_signals()?;
     }

@@ -42,10 +42,11 @@ impl Pipeline {
                 break Ok(());
             }
             let some = left.min(most);
-            let work = || guard(|| step(&mut workers, rest, some));
+            let work = || step(&mut workers, rest, some);
             match run(py, (cost_ns * some) as u64, work) {
-                Ok(others) => rest = others,
-                Err(error) => break Err(errors::pipeline(py, error)),
+                Ok(Ok(others)) => rest = others,
+                Ok(Err(error)) => break Err(errors::pipeline(py, error)),
+                Err(panicked) => break Err(panicked),
             }
             left -= some;
             if let Err(signal) = py.check_signals() {
@@ -78,7 +79,7 @@ impl Pipeline {
             let wrong = |text| errors::erasure(py, erasure::Error::Index(text));
             let place = have
                 .get_mut(index)
-                .ok_or_else(|| wrong(format!("there is no shard {index} of {count}")))?;
+                .ok_or_else(|| wrong(format!("an index is not from 0 to {}", count - 1)))?;
             if std::mem::replace(place, true) {
                 return Err(wrong(format!("shard {index} is named twice")));
             }

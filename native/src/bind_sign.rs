@@ -3,11 +3,11 @@
 use ed25519::{
     Batch, Error, Fault, Keys as Points, Signers, BATCH_MAX, KEY_BYTES, SIGNATURE_BYTES,
 };
-use pyo3::exceptions::PyOSError;
+use pyo3::exceptions::{PyMemoryError, PyOSError};
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 
-use crate::buffer::{Input, Parts};
+use crate::buffer::{run, Input, Parts, Step};
 use crate::errors;
 use crate::number::{self, Count};
 
@@ -15,6 +15,11 @@ use crate::number::{self, Count};
 const STEP_KEYS: usize = 4096;
 /// Signatures of each thread between two looks for signals: some 50 ms.
 const STEP: usize = 4 * BATCH_MAX;
+/// Bytes of messages between two looks for signals: some 30 ms of SHA-512, if one thread has to hash them all.
+const STEP_BYTES: usize = 1 << 24;
+/// About what a key costs, and a signature of a batch beside its message.
+const KEY_NS: u64 = 4_000;
+const SIGNATURE_NS: u64 = 20_000;
 
 mod classes {
     pyo3::import_exception!(native.sign, KeyRefused);
@@ -27,6 +32,7 @@ fn raise(py: Python<'_>, error: Error) -> PyErr {
         Error::Argument(_) => errors::input_invalid(py, message),
         Error::Randomness => PyOSError::new_err((5, message)), // EIO
         Error::Threads => PyOSError::new_err((11, message)),   // EAGAIN
+        Error::Memory => PyMemoryError::new_err(message),
     }
 }
 
@@ -37,6 +43,30 @@ fn wrong(py: Python<'_>, index: Option<usize>) -> PyErr {
         Some(index) => format!("signature {index} is wrong"),
     };
     errors::at_index(py, class, message, index.map(|index| index as u64))
+}
+
+/// Whether one signature is right, hearing signals while a long message is hashed.
+fn right(
+    py: Python<'_>,
+    (signers, index): (Signers<'_>, usize),
+    message: &[u8],
+    signature: &[u8; SIGNATURE_BYTES],
+) -> PyResult<bool> {
+    if message.len() <= STEP_BYTES {
+        return run(py, SIGNATURE_NS, || {
+            let key = signers.key(index);
+            key.is_some_and(|key| key.verify(message, signature))
+        });
+    }
+    let key = signers.key(index);
+    let Some(mut check) = key.as_ref().and_then(|key| key.check(signature)) else {
+        return Ok(false);
+    };
+    for some in message.chunks(STEP_BYTES) {
+        run(py, some.len() as u64, || check.update(some))?;
+        py.check_signals()?;
+    }
+    run(py, SIGNATURE_NS, || check.is_right())
 }
 
 /// What a batch is made of, as Python gives it.
@@ -81,18 +111,27 @@ impl<'py> Given<'py> {
             signatures,
             message: &|index| parts.get(index),
         };
-        // Also finds what does not fit when there is nothing to judge.
         batch
-            .verdicts(signatures.len(), &mut [])
+            .check(0, signatures.len())
             .map_err(|error| raise(py, error))?;
         let threads = self.threads;
         let mut verdicts = vec![false; signatures.len().min(STEP * threads)];
-        for first in (0..signatures.len()).step_by(verdicts.len().max(1)) {
-            let count = verdicts.len().min(signatures.len() - first);
-            let some = &mut verdicts[..count];
-            py.detach(|| batch.verdicts_by(first, some, threads))
-                .map_err(|error| raise(py, error))?;
-            see(first, some)?;
+        for step in parts.steps(STEP * threads, STEP_BYTES, 1) {
+            match step {
+                Step::Many(range, bytes) => {
+                    let some = &mut verdicts[..range.len()];
+                    let cost_ns = bytes as u64 + range.len() as u64 * SIGNATURE_NS;
+                    run(py, cost_ns, || {
+                        batch.verdicts_by(range.start, some, threads)
+                    })?
+                    .map_err(|error| raise(py, error))?;
+                    see(range.start, some)?;
+                }
+                Step::Long(index, message) => {
+                    let right = right(py, (signers, index), message, &signatures[index])?;
+                    see(index, &[right])?;
+                }
+            }
             py.check_signals()?;
         }
         Ok(())
@@ -134,9 +173,13 @@ impl Keys {
     #[pyo3(signature = (keys, /))]
     fn new(py: Python<'_>, keys: &Bound<'_, PyAny>) -> PyResult<Self> {
         let keys = Input::new(keys, "keys")?;
+        let keys = keys.items::<KEY_BYTES>(py, "keys")?;
         let mut points = Points::default();
-        for some in keys.items::<KEY_BYTES>(py, "keys")?.chunks(STEP_KEYS) {
-            py.detach(|| points.add(some));
+        points
+            .reserve(keys.len())
+            .map_err(|error| raise(py, error))?;
+        for some in keys.chunks(STEP_KEYS) {
+            run(py, some.len() as u64 * KEY_NS, || points.add(some))?;
             py.check_signals()?;
         }
         Ok(Self { points })
@@ -161,12 +204,10 @@ impl Keys {
             .ok()
             .filter(|number| (*number as usize) < self.points.len())
             .ok_or_else(|| errors::input_invalid(py, "a signer is none of the keys"))?;
-        let right = py.detach(|| {
-            self.points
-                .get(number)
-                .is_some_and(|key| key.verify(message, signature))
-        });
-        right.then_some(()).ok_or_else(|| wrong(py, None))
+        let signers = Signers::Known(&self.points, &[number]);
+        right(py, (signers, 0), message, signature)?
+            .then_some(())
+            .ok_or_else(|| wrong(py, None))
     }
 
     #[pyo3(signature = (signers, signatures, messages, offsets, *, threads = 1))]
@@ -203,8 +244,13 @@ impl Keys {
 /// Four bytes of a hundred that each signature has: copied, since they need not lie at a multiple of four.
 fn numbers(py: Python<'_>, signers: &Bound<'_, PyAny>) -> PyResult<Vec<u32>> {
     let signers = Input::new(signers, "signers")?;
-    let numbers = signers.items::<4>(py, "signers")?;
-    Ok(numbers.iter().copied().map(u32::from_le_bytes).collect())
+    let items = signers.items::<4>(py, "signers")?;
+    let mut numbers = Vec::new();
+    numbers
+        .try_reserve_exact(items.len())
+        .map_err(|_| PyMemoryError::new_err("there is no memory for so many signers"))?;
+    numbers.extend(items.iter().copied().map(u32::from_le_bytes));
+    Ok(numbers)
 }
 
 #[pyfunction]
@@ -233,8 +279,10 @@ fn verify(
     let message = message.bytes();
     let signature = Input::new(signature, "signature")?;
     let signature = signature.item(py, "signature")?;
-    let right = py.detach(|| ed25519::verify(key, message, signature));
-    right.then_some(()).ok_or_else(|| wrong(py, None))
+    let signers = Signers::Plain(std::slice::from_ref(key));
+    right(py, (signers, 0), message, signature)?
+        .then_some(())
+        .ok_or_else(|| wrong(py, None))
 }
 
 #[pyfunction]

@@ -1,6 +1,6 @@
 //! Buffers of Python as slices, for as long as a call lasts, also while the interpreter goes on.
 //!
-//! Rules (each has a test in tests/unit/test_native_buffers.py): any C-contiguous object is taken, read-only ones too;
+//! Rules (each has a test in tests/integration/test_native_buffers.py): any C-contiguous object is taken, read-only ones too;
 //! nothing is copied; the object stays exported until the call ends, so that a bytearray cannot be resized under it;
 //! what cannot be taken is `InputInvalid`, and a TypeError where there is no buffer at all.
 //!
@@ -8,12 +8,14 @@
 //! held, and holding it for milliseconds is what these calls must not do.
 
 use std::marker::PhantomData;
+use std::ops::Range;
 
 use pyo3::buffer::PyUntypedBuffer;
+use pyo3::exceptions::{PyBufferError, PyTypeError};
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::types::{PyBytes, PyMemoryView};
 
-use crate::errors::input_invalid;
+use crate::errors::{self, input_invalid};
 
 /// Work in nanoseconds from which on the interpreter is released: below, releasing costs more than it gives.
 const RELEASE_NS: u64 = 20_000;
@@ -218,24 +220,58 @@ impl<'a> Parts<'a> {
         self.offsets.len() - 1
     }
 
-    /// One part.
+    /// One part. What was checked may have been written to since: offsets that lead nowhere give no bytes.
     pub fn get(&self, index: usize) -> &'a [u8] {
-        &self.data[self.at(index)..self.at(index + 1)]
+        let part = || {
+            let two = self.offsets.get(index..)?.first_chunk::<2>()?;
+            let [begin, end] = two.map(|offset| usize::try_from(u64::from_le_bytes(offset)).ok());
+            self.data.get(begin?..end?)
+        };
+        part().unwrap_or_default()
     }
 
-    fn at(&self, index: usize) -> usize {
-        // No larger than the length of `data`, which is a usize.
-        u64::from_le_bytes(self.offsets[index]) as usize
+    /// The parts in steps between which signals are heard: each of at most `count` parts, none of which has more than
+    /// `bytes`, and of `threads` times as many bytes in all; or of one part that has more.
+    pub fn steps(
+        &self,
+        count: usize,
+        bytes: usize,
+        threads: usize,
+    ) -> impl Iterator<Item = Step<'a>> + '_ {
+        let mut next = 0;
+        std::iter::from_fn(move || {
+            let first = next;
+            let mut sum = 0;
+            while next < self.len() && next - first < count {
+                let part = self.get(next).len();
+                if part > bytes || part > bytes * threads - sum {
+                    break;
+                }
+                sum += part;
+                next += 1;
+            }
+            if next > first {
+                return Some(Step::Many(first..next, sum));
+            }
+            next += usize::from(first < self.len());
+            (next > first).then(|| Step::Long(first, self.get(first)))
+        })
     }
+}
+
+/// What is done at a time.
+pub enum Step<'a> {
+    /// Parts of these numbers, with so many bytes together.
+    Many(Range<usize>, usize),
+    /// A part that is too long for one step.
+    Long(usize, &'a [u8]),
 }
 
 fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
     let py = object.py();
-    let buffer = match PyUntypedBuffer::get(object) {
+    let buffer = match exported(object) {
         Ok(buffer) => buffer,
-        Err(error) if error.is_instance_of::<pyo3::exceptions::PyTypeError>(py) => {
-            return Err(error)
-        }
+        Err(error) if error.is_instance_of::<PyTypeError>(py) => return Err(error),
         // A memoryview that was released, an mmap that was closed, an exporter that refuses.
         Err(error) => {
             return Err(input_invalid(
@@ -250,11 +286,40 @@ fn export(object: &Bound<'_, PyAny>, name: &str) -> PyResult<PyUntypedBuffer> {
     Ok(buffer)
 }
 
-/// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us.
-pub fn run<T: Send>(py: Python<'_>, cost_ns: u64, work: impl FnOnce() -> T + Send) -> T {
-    if cost_ns >= RELEASE_NS {
-        py.detach(work)
-    } else {
-        work()
+/// The buffer of any object that has one and holds no references, which to write over would end the process.
+///
+/// PyO3 takes none without shape or strides, as those of ctypes are; a memoryview fills them in, or has one of bytes.
+pub fn exported(object: &Bound<'_, PyAny>) -> PyResult<PyUntypedBuffer> {
+    let error = match PyUntypedBuffer::get(object) {
+        Ok(buffer) => return check_format(buffer.format().to_bytes()).map(|()| buffer),
+        Err(error) if error.is_instance_of::<PyBufferError>(object.py()) => error,
+        Err(error) => return Err(error),
+    };
+    let view = PyMemoryView::from(object)?;
+    check_format(view.getattr("format")?.extract::<String>()?.as_bytes())?;
+    PyUntypedBuffer::get(&view)
+        .or_else(|_| PyUntypedBuffer::get(&view.call_method1("cast", ("B",))?))
+        .map_err(|_| error)
+}
+
+fn check_format(format: &[u8]) -> PyResult<()> {
+    // Names of fields stand between colons.
+    let mut codes = format.split(|byte| *byte == b':').step_by(2);
+    if codes.any(|codes| codes.contains(&b'O')) {
+        let message = "the buffer is one of references to objects";
+        return Err(PyBufferError::new_err(message));
     }
+    Ok(())
+}
+
+/// Runs `work`, without the interpreter when it takes about `cost_ns` of more than 20 us. A panic is `KernelPanicked`:
+/// PyO3 would make a BaseException of it, which no caller expects.
+pub fn run<T: Send>(py: Python<'_>, cost_ns: u64, work: impl FnOnce() -> T + Send) -> PyResult<T> {
+    let guarded = || erasure::guard(|| Ok(work()));
+    let done = if cost_ns >= RELEASE_NS {
+        py.detach(guarded)
+    } else {
+        guarded()
+    };
+    done.map_err(|error| errors::erasure(py, error))
 }

@@ -99,7 +99,8 @@ pub fn erasure(py: Python<'_>, error: erasure::Error) -> PyErr {
         Error::Index(_) => py.get_type::<ShardIndexInvalid>(),
         Error::TooFew { .. } => py.get_type::<TooFewShards>(),
         Error::Overlap(_) => py.get_type::<BuffersOverlap>(),
-        Error::Threads(_) => py.get_type::<ThreadsInvalid>(),
+        Error::Threads => py.get_type::<ThreadsInvalid>(),
+        Error::NoThread(_) => return PyOSError::new_err((11, error.to_string())), // EAGAIN
         // The binding makes each repair for its very call.
         Error::Repair(_) | Error::Panicked(_) => py.get_type::<KernelPanicked>(),
     };

@@ -3,8 +3,9 @@
 use pyo3::exceptions::PyImportError;
 use pyo3::prelude::*;
 
+/// Refuses any but the main one; for the module's own beginning, and for what it is handed to without one.
 #[pyfunction]
-fn require_main_interpreter(_py: Python<'_>) -> PyResult<()> {
+pub fn require_main_interpreter(_py: Python<'_>) -> PyResult<()> {
     // SAFETY: the interpreter is held (`_py`), which is all that both calls ask for; neither can fail then.
     let number =
         unsafe { pyo3::ffi::PyInterpreterState_GetID(pyo3::ffi::PyInterpreterState_Get()) };

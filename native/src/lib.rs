@@ -35,6 +35,7 @@ const KERNELS: &[Register] = &[
 
 #[pymodule]
 fn _rust(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    interpreter::require_main_interpreter(module.py())?;
     for register in KERNELS {
         register(module)?;
     }

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import errno
 import importlib
 import mmap
 import os
 import resource
 import signal
+import subprocess
 import sys
 import threading
+import time
 from array import array
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -42,11 +49,31 @@ def whole(data: object) -> object:
     return rust.hash_many(data, array("Q", [0, 8]))  # type: ignore[arg-type]
 
 
+def alone(program: str) -> str:
+    """What a process of its own says that does this with the compiled kernels."""
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=Path(__file__).resolve().parents[2],
+        env={**os.environ, "ZOS_NATIVE": "native"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
 @pytest.fixture
 def mapped(tmp_path: Path) -> Iterator[mmap.mmap]:
     (tmp_path / "file").write_bytes(b"12345678")
     with (tmp_path / "file").open("r+b") as file, mmap.mmap(file.fileno(), 0) as map_:
         yield map_
+
+
+class Named(ctypes.Structure):
+    """With a field whose name is the code of a reference."""
+
+    _fields_ = (("O", ctypes.c_uint32), ("pair", ctypes.c_uint16 * 2))
 
 
 def test_buffers_of_every_kind_are_taken(mapped: mmap.mmap) -> None:
@@ -60,6 +87,9 @@ def test_buffers_of_every_kind_are_taken(mapped: mmap.mmap) -> None:
         memoryview(data).cast("B", shape=[2, 4]),
         array("H", data),
         mapped,
+        (ctypes.c_ubyte * 8)(*data),
+        (ctypes.c_uint16 * 2 * 2).from_buffer_copy(data),
+        Named.from_buffer_copy(data),
     ]
     assert {whole(kind) for kind in kinds} == {blake3(data).digest()}
 
@@ -199,6 +229,21 @@ def test_buffers_a_hasher_is_of_one_thread_at_a_time() -> None:
     hasher.digest()
 
 
+def test_buffers_a_hasher_that_took_everything_does_not_say_that_it_was_interrupted() -> None:
+    """A signal is there before the update begins; what comes behind it in the same C code is done all the same."""
+    hasher, data, done = rust.Hasher(), os.urandom(MIB), list[int]()
+    raised, update = ctypes.CDLL(None)["raise"], hasher.update
+    steps = [partial(raised, signal.SIGALRM), partial(update, data), partial(done.append, 1)]
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            deque(map(partial.__call__, steps), maxlen=0)
+    finally:
+        signal.signal(signal.SIGALRM, previous)
+    assert hasher.digest() == blake3(data).digest()
+    assert done == [1]
+
+
 @pytest.mark.parametrize("kernel", ["hash", "hasher", "sign", "keys", "merkle", "pipeline"])
 def test_buffers_ctrl_c_is_heard(kernel: str) -> None:
     """The signal comes while the call is under way, from a timer of the system; the call would go on for long."""
@@ -221,6 +266,131 @@ def test_buffers_ctrl_c_is_heard(kernel: str) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, previous)
+
+
+@pytest.mark.parametrize("kernel", ["leaf", "leaves", "signature", "known key", "signatures", "messages"])
+def test_buffers_ctrl_c_is_heard_within_what_is_long_by_itself(kernel: str) -> None:
+    """One leaf or message of a GiB, and messages that are one together."""
+    room = mmap.mmap(-1, 1024 * MIB, mmap.MAP_PRIVATE)
+    ends, signed = array("Q", [0, 1024 * MIB]), KEY.sign(b"").signature
+    steps = array("Q", range(0, 1024 * MIB + 1, 4 * MIB))
+    calls: dict[str, Callable[[], object]] = {
+        "leaf": lambda: reference.hash_leaf(room),
+        "leaves": lambda: rust.merkle_hash_leaves(room, ends),
+        "signature": lambda: rust.sign_verify(PUBLIC, room, signed),
+        "known key": lambda: rust.Keys(PUBLIC).verify(0, room, signed),
+        "signatures": lambda: rust.sign_verdicts(PUBLIC, signed, room, ends),
+        "messages": lambda: rust.sign_verdicts(PUBLIC * 256, signed * 256, room, steps),
+    }
+    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
+    begun_s = time.monotonic()
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            calls[kernel]()
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    # Within 0.1 s where nothing else is done; a whole GiB takes seconds.
+    assert time.monotonic() - begun_s < 0.7
+
+
+def test_buffers_signals_are_heard_while_memory_is_slow() -> None:
+    """Shards that nobody touched before take many times as long as the kernel that is at work on them."""
+    room, heard = memoryview(mmap.mmap(-1, 20 * 20 * MIB, mmap.MAP_PRIVATE)), list[int]()
+    shards = [room[at : at + 20 * MIB] for at in range(0, len(room), 20 * MIB)]
+    code = rust.ErasureCode(16, 4)
+    previous = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+        code.encode_into(shards[:16], shards[16:])
+        times = len(heard)
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+    assert times > 5  # and one when it is done
+
+
+@pytest.mark.parametrize("kernel", ["hash", "merkle", "sign"])
+def test_buffers_offsets_that_change_meanwhile_are_no_panic(kernel: str) -> None:
+    """Another thread writes to what was checked: an answer about other bytes, or an error, and no BaseException."""
+    count = 2_000 if kernel == "sign" else 200_000
+    data, ends, stop = bytes(64 * count), array("Q", range(0, 64 * count + 1, 64)), threading.Event()
+    keys, signatures = PUBLIC * count, bytes(64 * count)
+    calls: dict[str, Callable[[], object]] = {
+        "hash": lambda: rust.hash_many(data, ends),
+        "merkle": lambda: rust.merkle_hash_leaves(data, ends),
+        "sign": lambda: rust.sign_verdicts(keys, signatures, data, ends),
+    }
+
+    def change() -> None:
+        while not stop.is_set():
+            for at in (count // 2, count - 3):
+                ends[at] = 1 << 62
+                ends[at] = 64 * at
+
+    changer = threading.Thread(target=change)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    changer.start()
+    try:
+        for _ in range(100):
+            with contextlib.suppress(InputInvalid):
+                calls[kernel]()
+    finally:
+        stop.set()
+        changer.join()
+        sys.setswitchinterval(before)
+
+
+@pytest.mark.parametrize(
+    "call", ["merkle.inclusion_proofs(nodes, 1 << 16, bytes(8 << 20))", "sign.Keys(bytes(32 << 20))"]
+)
+def test_buffers_more_than_the_memory_there_is_is_an_error(call: str) -> None:
+    """A MemoryError, as of Python itself; an allocation of Rust's that fails ends the process."""
+    program = f"""
+import resource
+from native import merkle, sign
+nodes = bytes(32 * merkle.node_count(1 << 16))
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (150 << 20), resource.RLIM_INFINITY))
+try:
+    {call}
+except MemoryError:
+    print("refused")
+"""
+    assert alone(program) == "refused\n"
+
+
+def test_buffers_a_thread_that_does_not_start_is_an_oserror() -> None:
+    """EAGAIN of every kernel: try again, or with fewer. There is no room for a thread's stack here."""
+    program = """
+import resource
+from array import array
+from native import erasure, hashing, pipeline, sign
+code, line = erasure.Code(16, 4), pipeline.Pipeline(chunk_bytes=1000)
+data, slots, lengths = [bytes(1 << 20)] * 16, bytearray(5 * line.slot_bytes), bytearray(20)
+out = [bytearray(1 << 20) for _ in range(4)]
+parts, ends = bytes(3 << 20), array("Q", [0, 1 << 20, 2 << 20, 3 << 20])
+keys, signatures, nothing = bytes(32 * 300), bytes(64 * 300), bytes(8 * 301)
+calls = {
+    "erasure": lambda: code.encode_into(data, out, threads=4),
+    "hashing": lambda: hashing.hash_many(parts, ends, threads=3),
+    "pipeline": lambda: line.seal_into(parts[:5000], slots, lengths, threads=3),
+    "sign": lambda: sign.verdicts(keys, signatures, b"", nothing, threads=3),
+}
+with open("/proc/self/statm") as file:
+    used = int(file.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (used + (1 << 20), resource.RLIM_INFINITY))
+for name, call in calls.items():
+    try:
+        call()
+    except BaseException as error:
+        print(name, type(error).__name__, getattr(error, "errno", None))
+"""
+    names = ["erasure", "hashing", "pipeline", "sign"]
+    assert alone(program).splitlines() == [f"{name} BlockingIOError {errno.EAGAIN}" for name in names]
 
 
 def test_buffers_a_forked_child_can_call() -> None:
@@ -284,3 +454,26 @@ with open({str(told)!r}, "w") as file:
         interpreters.destroy(other)
     assert told.read_text().startswith("refused: ")
     assert "subinterpreter" in told.read_text()
+
+
+@pytest.mark.parametrize("before", ["pass", "import native._rust"])
+def test_buffers_another_interpreter_gets_no_compiled_module(before: str) -> None:
+    """Neither alone nor beside the main one, and not past the facades either."""
+    program = f"""
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+{before}
+other = interpreters.create()
+failed = interpreters.run_string(other, '''
+import os
+try:
+    import native._rust
+except ImportError as error:
+    os.write(1, str(error).encode())
+''')
+assert not failed, failed
+interpreters.destroy(other)
+"""
+    assert "subinterpreter" in alone(program)

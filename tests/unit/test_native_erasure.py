@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import array
+import ctypes
 import io
 import mmap
 import pickle
 import resource
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -69,6 +71,11 @@ REFUSED: dict[str, tuple[type[erasure.ErasureError], Call]] = {
     "a scattered input": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], scattered(False)])),
     "a scattered output": (erasure.BufferUnusable, lambda c, d, p: c.encode_into(d, [p[0], scattered(True)])),
     "a backward input": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], memoryview(d[2])[::-1]])),
+    "references": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], (ctypes.py_object * 2)()])),
+    "an output of references": (
+        erasure.BufferUnusable,
+        lambda c, d, p: c.encode_into(d, [p[0], (ctypes.py_object * 2)()]),
+    ),
     "a closed view": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], closed_view()])),
     "a closed output": (erasure.BufferUnusable, lambda c, d, p: c.encode_into(d, [p[0], closed_view()])),
     "a closed map": (erasure.BufferUnusable, lambda c, d, p: c.encode([*d[:2], closed_map()])),
@@ -81,6 +88,9 @@ REFUSED: dict[str, tuple[type[erasure.ErasureError], Call]] = {
     "no threads": (erasure.ThreadsInvalid, lambda c, d, p: c.encode(d, threads=0)),
     "negative threads": (erasure.ThreadsInvalid, lambda c, d, p: c.encode_into(d, p, threads=-1)),
     "very many threads": (erasure.ThreadsInvalid, lambda c, d, p: c.verify(d, p, threads=2**70)),
+    "threads that cannot be printed": (erasure.ThreadsInvalid, lambda c, d, p: c.encode(d, threads=10**5000)),
+    "an index that cannot": (erasure.ShardIndexInvalid, lambda c, d, p: c.reconstruct([0, 1, 10**5000], d, [2])),
+    "one of an update": (erasure.ShardIndexInvalid, lambda c, d, p: c.update(-(10**5000), d[0], d[1], p)),
     "threads of an update": (erasure.ThreadsInvalid, lambda c, d, p: c.update(0, d[0], d[1], p, threads=65)),
     "threads of a repair": (erasure.ThreadsInvalid, lambda c, d, p: c.reconstruct([0, 1, 2], d, [3], threads=65)),
     "an index past the end": (erasure.ShardIndexInvalid, lambda c, d, p: c.reconstruct([0, 1, 5], d, [2])),
@@ -123,6 +133,29 @@ def test_erasure_refuses(side: str, name: str) -> None:
         shard.append(0)
 
 
+@pytest.mark.parametrize("side", SIDES)
+def test_erasure_takes_no_memory_for_what_it_refuses(side: str) -> None:
+    under_test, large = code(side, 8, 4), mmap.mmap(-1, 8 << 20)
+    calls: list[tuple[type[erasure.ErasureError], Callable[[], object]]] = [
+        (erasure.ShardCountWrong, lambda: under_test.encode([large])),
+        (erasure.LengthMismatch, lambda: under_test.encode([large] * 7 + [b"1"])),
+        (erasure.ThreadsInvalid, lambda: under_test.encode([large] * 8, threads=65)),
+        (erasure.ShardIndexInvalid, lambda: under_test.reconstruct([0], [large], [1] * 60)),
+        (erasure.TooFewShards, lambda: under_test.reconstruct([0], [large], [1])),
+        (erasure.ShardCountWrong, lambda: under_test.reconstruct(range(8), [large], [9])),
+        (erasure.LengthMismatch, lambda: under_test.reconstruct(range(8), [large] * 7 + [b"1"], [9])),
+        (erasure.ThreadsInvalid, lambda: under_test.reconstruct(range(8), [large] * 8, [9], threads=0)),
+    ]
+    tracemalloc.start()
+    try:
+        for refused, call in calls:
+            with pytest.raises(refused):
+                call()
+        assert tracemalloc.get_traced_memory()[1] < 4 << 20
+    finally:
+        tracemalloc.stop()
+
+
 SHAPES_REFUSED = [(0, 1), (1, 0), (0, 0), (-1, 4), (129, 1), (1, 33), (128, 128), (2**70, 1), (1, -(2**70))]
 
 
@@ -131,6 +164,18 @@ SHAPES_REFUSED = [(0, 1), (1, 0), (0, 0), (-1, 4), (129, 1), (1, 33), (128, 128)
 def test_erasure_refuses_shapes(side: str, k: int, m: int) -> None:
     with pytest.raises(erasure.ShapeInvalid):
         code(side, k, m)
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_erasure_refuses_shapes_that_cannot_be_printed(side: str) -> None:
+    for k, m in ((10**5000, 1), (1, 10**5000), (-(10**5000), 1)):
+        with pytest.raises(erasure.ShapeInvalid) as caught:
+            code(side, k, m)
+        assert str(2**64 - 1) not in str(caught.value)
+    with pytest.raises(erasure.ShapeInvalid):
+        erasure.BufferPool(shards=1, shard_bytes=1, stripes=10**5000)
+    with pytest.raises(erasure.ShapeInvalid):
+        erasure.BufferPool(shards=10**5000, shard_bytes=1)
 
 
 @pytest.mark.parametrize("side", SIDES)
@@ -151,9 +196,9 @@ def test_erasure_takes_any_contiguous_buffer(side: str) -> None:
     numbers = array.array("I", range(16))
     room = mmap.mmap(-1, 64)
     room[:] = bytes(range(64))
-    square = memoryview(bytes(reversed(range(64)))).cast("B", (8, 8))
+    square = (ctypes.c_uint16 * 8 * 4).from_buffer_copy(bytes(reversed(range(64))))
     (parity,) = under_test.encode([numbers, room, square])
-    assert [parity] == under_test.encode([numbers.tobytes(), room[:], square.tobytes()])
+    assert [parity] == under_test.encode([numbers.tobytes(), room[:], bytes(square)])
     wide = array.array("Q", [0] * 8)
     under_test.encode_into([numbers, room, square], [wide])
     assert wide.tobytes() == parity

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 from array import array
 from collections.abc import Callable
@@ -76,6 +77,10 @@ def test_hashing_parts_may_be_empty_and_need_not_fill_the_data(side: Any) -> Non
     side.hash_many_into(b"", array("Q", [0]), bytearray())
 
 
+class Referring(ctypes.Structure):
+    _fields_ = (("number", ctypes.c_uint64), ("object", ctypes.py_object))
+
+
 REFUSED: list[tuple[str, Callable[[Any], object]]] = [
     ("no offsets", lambda side: side.hash_many(b"", b"")),
     ("ragged offsets", lambda side: side.hash_many(b"", bytes(7))),
@@ -86,12 +91,16 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
     ("key and context, bit by bit", lambda side: side.Hasher(key=KEY, context="x")),
     ("a long key, bit by bit", lambda side: side.Hasher(key=bytes(33))),
     ("no threads", lambda side: side.hash_many(b"", bytes(8), threads=0)),
+    ("more threads than can be printed", lambda side: side.hash_many(b"", bytes(8), threads=10**5000)),
     ("too many threads", lambda side: side.hash_many(b"", bytes(8), threads=65)),
     ("less than no threads", lambda side: side.hash_many_into(b"", bytes(8), bytearray(), threads=-1)),
     ("a short out", lambda side: side.hash_many_into(b"", bytes(16), bytearray(31))),
     ("a long out", lambda side: side.hash_many_into(b"", bytes(16), bytearray(33))),
     ("an out that is constant", lambda side: side.hash_many_into(b"", bytes(16), bytes(32))),
     ("a strided out", lambda side: side.hash_many_into(b"", bytes(16), memoryview(bytearray(64))[::2])),
+    ("data of references", lambda side: side.hash_many((ctypes.py_object * 1)(), array("Q", [0, 8]))),
+    ("an out of references", lambda side: side.hash_many_into(b"", bytes(16), (ctypes.py_object * 4)())),
+    ("an out with a reference", lambda side: side.hash_many_into(b"", bytes(16), (Referring * 2)())),
     ("strided data", lambda side: side.hash_many(memoryview(b"abcd")[::2], array("Q", [0, 1]))),
     ("strided data, bit by bit", lambda side: side.Hasher().update(memoryview(b"abcd")[::2])),
 ]

@@ -295,6 +295,8 @@ def test_pipeline_lengths_out_of_the_limits_are_refused(make: Callable[..., Any]
         ({"chunk_bytes": -1}, InputInvalid),
         ({"chunk_bytes": (1 << 20) + 1}, InputInvalid),
         ({"chunk_bytes": 1 << 70}, InputInvalid),
+        ({"chunk_bytes": 10**5000}, InputInvalid),
+        ({"level": 10**5000}, InputInvalid),
         ({"level": 0}, InputInvalid),
         ({"level": 20}, InputInvalid),
         ({"level": -5}, InputInvalid),

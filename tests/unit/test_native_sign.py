@@ -197,6 +197,7 @@ REFUSED: list[tuple[str, Callable[[Any], object]]] = [
     ("no such signer of many", lambda side: side.Keys(KEY).verdicts(array("I", [1]), SIGNATURE, b"", ONE)),
     ("ragged signers", lambda side: side.Keys(KEY).verify_many(b"123", SIGNATURE, b"", ONE)),
     ("no threads", lambda side: side.verdicts(KEY, SIGNATURE, b"", ONE, threads=0)),
+    ("more threads than can be printed", lambda side: side.verdicts(KEY, SIGNATURE, b"", ONE, threads=10**5000)),
     ("too many threads", lambda side: side.verify_many(KEY, SIGNATURE, b"", ONE, threads=65)),
     ("strided keys", lambda side: side.Keys(memoryview(bytes(128))[::2])),
 ]

@@ -49,6 +49,17 @@ struct Open<'a> {
     parsed: Parsed,
 }
 
+impl Signers<'_> {
+    /// By whom a signature is; `None` where that is no point, or nobody.
+    #[must_use]
+    pub fn key(&self, index: usize) -> Option<Key> {
+        match self {
+            Self::Known(keys, numbers) => keys.get(*numbers.get(index)?).cloned(),
+            Self::Plain(keys) => Key::new(keys.get(index)?),
+        }
+    }
+}
+
 impl Batch<'_> {
     /// Says of each signature from number `first` on whether it is right; as many as `verdicts` has room for.
     pub fn verdicts(&self, first: usize, verdicts: &mut [bool]) -> Result<(), Error> {
@@ -98,7 +109,8 @@ impl Batch<'_> {
         })
     }
 
-    fn check(&self, first: usize, count: usize) -> Result<(), Error> {
+    /// Checks that signers and signatures fit together, `count` of them from number `first` on.
+    pub fn check(&self, first: usize, count: usize) -> Result<(), Error> {
         let signers = match self.signers {
             Signers::Known(_, numbers) => numbers.len(),
             Signers::Plain(keys) => keys.len(),

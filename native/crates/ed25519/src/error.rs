@@ -11,6 +11,8 @@ pub enum Error {
     Randomness,
     /// The system starts no more threads.
     Threads,
+    /// The system has not so much memory.
+    Memory,
 }
 
 impl fmt::Display for Error {
@@ -19,6 +21,7 @@ impl fmt::Display for Error {
             Self::Argument(what) => write!(formatter, "{what}"),
             Self::Randomness => write!(formatter, "getrandom(2) gives no randomness"),
             Self::Threads => write!(formatter, "no thread can be started"),
+            Self::Memory => write!(formatter, "there is no memory for so many keys"),
         }
     }
 }

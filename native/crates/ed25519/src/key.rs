@@ -5,7 +5,7 @@ use curve25519_dalek::traits::IsIdentity;
 use curve25519_dalek::{EdwardsPoint, Scalar};
 use sha2::{Digest, Sha512};
 
-use crate::{Fault, KEY_BYTES, SIGNATURE_BYTES};
+use crate::{Error, Fault, KEY_BYTES, SIGNATURE_BYTES};
 
 /// A key as a point.
 #[derive(Debug, Clone)]
@@ -36,8 +36,22 @@ impl Key {
     /// Whether `signature` is right for `message` (SIG-2).
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8; SIGNATURE_BYTES]) -> bool {
-        self.parse(message, signature)
-            .is_some_and(|parsed| self.holds(&parsed))
+        self.check(signature).is_some_and(|mut check| {
+            check.update(message);
+            check.is_right()
+        })
+    }
+
+    /// Begins to check a signature whose message comes bit by bit; `None` for one that is wrong whatever the message.
+    #[must_use]
+    pub fn check(&self, signature: &[u8; SIGNATURE_BYTES]) -> Option<Check<'_>> {
+        let (r, s) = signature.split_first_chunk::<32>()?;
+        Some(Check {
+            key: self,
+            s: Option::from(Scalar::from_canonical_bytes(s.try_into().ok()?))?,
+            r: CompressedEdwardsY(*r).decompress()?,
+            hash: Sha512::new().chain_update(r).chain_update(self.bytes),
+        })
     }
 
     /// Reads a signature; `None` for one that is wrong whatever the key.
@@ -46,18 +60,9 @@ impl Key {
         message: &[u8],
         signature: &[u8; SIGNATURE_BYTES],
     ) -> Option<Parsed> {
-        let (r, s) = signature.split_first_chunk::<32>()?;
-        let s = Option::from(Scalar::from_canonical_bytes(s.try_into().ok()?))?;
-        let hash = Sha512::new()
-            .chain_update(r)
-            .chain_update(self.bytes)
-            .chain_update(message)
-            .finalize();
-        Some(Parsed {
-            r: CompressedEdwardsY(*r).decompress()?,
-            s,
-            k: Scalar::from_bytes_mod_order_wide(&hash.into()),
-        })
+        let mut check = self.check(signature)?;
+        check.update(message);
+        Some(check.parsed())
     }
 
     /// The equation of one signature.
@@ -72,6 +77,37 @@ impl Key {
 
     pub(crate) fn minus(&self) -> &EdwardsPoint {
         &self.minus
+    }
+}
+
+/// A signature that is being checked.
+#[derive(Debug, Clone)]
+pub struct Check<'a> {
+    key: &'a Key,
+    r: EdwardsPoint,
+    s: Scalar,
+    hash: Sha512,
+}
+
+impl Check<'_> {
+    /// Adds to the end of the message.
+    pub fn update(&mut self, message: &[u8]) {
+        self.hash.update(message);
+    }
+
+    /// Whether the signature is right for all of it (SIG-2).
+    #[must_use]
+    pub fn is_right(self) -> bool {
+        let key = self.key;
+        key.holds(&self.parsed())
+    }
+
+    fn parsed(self) -> Parsed {
+        Parsed {
+            r: self.r,
+            s: self.s,
+            k: Scalar::from_bytes_mod_order_wide(&self.hash.finalize().into()),
+        }
     }
 }
 
@@ -108,6 +144,13 @@ impl Keys {
         let mut known = Self::default();
         known.add(keys);
         known
+    }
+
+    /// Takes the memory of so many more keys.
+    pub fn reserve(&mut self, count: usize) -> Result<(), Error> {
+        self.keys
+            .try_reserve_exact(count)
+            .map_err(|_| Error::Memory)
     }
 
     /// Decompresses more keys, behind the others.

@@ -22,7 +22,7 @@ mod key;
 
 pub use batch::{Batch, Signers, BATCH_MAX};
 pub use error::{Error, Fault};
-pub use key::{check_key, verify, Key, Keys};
+pub use key::{check_key, verify, Check, Key, Keys};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;

@@ -64,7 +64,7 @@ impl Code {
     ) -> Result<Self, Error> {
         if !(1..=K_MAX).contains(&k) || !(1..=M_MAX).contains(&m) || k + m > SHARDS_MAX {
             return Err(Error::Shape(format!(
-                "{k} + {m} shards: data must be 1 to {K_MAX}, parity 1 to {M_MAX}, together at most {SHARDS_MAX}"
+                "data shards must be 1 to {K_MAX}, parity shards 1 to {M_MAX}, together at most {SHARDS_MAX}"
             )));
         }
         let path = path.unwrap_or_else(Path::best);
@@ -128,6 +128,36 @@ impl Code {
         )
     }
 
+    /// How long the parity of these data is: finds what is wrong before memory is taken for it.
+    ///
+    /// # Errors
+    ///
+    /// Counts, lengths or threads are wrong.
+    pub fn parity_length(&self, data: &[Source<'_>], threads: usize) -> Result<usize, Error> {
+        count("data", data.len(), self.k)?;
+        let length = same_length(data, &[])?;
+        threads_are(threads).map(|()| length)
+    }
+
+    /// The same of shards that are made from as many as `indexes` names; 0 where none is lost.
+    ///
+    /// # Errors
+    ///
+    /// Counts, lengths or threads are wrong.
+    pub fn lost_length(
+        &self,
+        (indexes, shards): (&[usize], &[Source<'_>]),
+        lost: &[usize],
+        threads: usize,
+    ) -> Result<usize, Error> {
+        count("shards", shards.len(), indexes.len())?;
+        threads_are(threads)?;
+        match lost {
+            [] => Ok(0),
+            _ => same_length(shards, &[]),
+        }
+    }
+
     /// Which survivors will be read for `lost`; `indexes` are those of the shards at hand (ERASURE-REPAIR-1).
     ///
     /// # Errors
@@ -149,7 +179,7 @@ impl Code {
         let mut seen = [false; SHARDS_MAX];
         for &index in indexes.iter().chain(lost) {
             if index >= self.k + self.m {
-                let text = format!("there is no shard {index} in {} + {}", self.k, self.m);
+                let text = format!("an index is not from 0 to {}", self.k + self.m - 1);
                 return Err(Error::Index(text));
             }
             if std::mem::replace(&mut seen[index], true) {
@@ -276,7 +306,7 @@ impl Code {
         threads: usize,
     ) -> Result<Task<'a>, Error> {
         if index >= self.k {
-            let text = format!("there is no data shard {index} in {} + {}", self.k, self.m);
+            let text = format!("the index of a data shard is not from 0 to {}", self.k - 1);
             return Err(Error::Index(text));
         }
         count("parity", parity.len(), self.m)?;
@@ -354,7 +384,7 @@ impl Code {
 fn threads_are(threads: usize) -> Result<(), Error> {
     match threads {
         1..=THREADS_MAX => Ok(()),
-        _ => Err(Error::Threads(threads)),
+        _ => Err(Error::Threads),
     }
 }
 

@@ -27,7 +27,9 @@ pub enum Error {
     /// What is written to overlaps something else of the same call.
     Overlap(String),
     /// A number of threads outside of 1 to 64.
-    Threads(usize),
+    Threads,
+    /// The system starts no more threads.
+    NoThread(String),
     /// A repair that is not the one of this code and these shards, or that was not solved.
     Repair(String),
     /// The code itself failed: a mistake of ours, which no argument may bring about.
@@ -48,9 +50,8 @@ impl fmt::Display for Error {
             Self::TooFew { have, need } => {
                 write!(f, "{have} shards are not enough: {need} are needed")
             }
-            Self::Threads(given) => {
-                write!(f, "threads must be 1 to {}: {given}", crate::THREADS_MAX)
-            }
+            Self::Threads => write!(f, "threads must be 1 to {}", crate::THREADS_MAX),
+            Self::NoThread(text) => write!(f, "no thread can be started: {text}"),
             Self::Panicked(text) => write!(f, "the erasure code failed inside: {text}"),
         }
     }

@@ -26,7 +26,7 @@ use sha2::{Digest, Sha256};
 
 pub use error::Error;
 pub use nodes::{node_count, root, Edge};
-pub use proof::{consistency, inclusion, inclusion_length};
+pub use proof::{consistency, inclusion, inclusion_into, inclusion_length};
 pub use verify::{verify_consistency, verify_inclusion};
 
 /// Bytes of a hash.
@@ -40,11 +40,32 @@ pub type Hash = [u8; HASH_BYTES];
 /// Hash of a leaf's data (MERKLE-1).
 #[must_use]
 pub fn hash_leaf(data: &[u8]) -> Hash {
-    Sha256::new()
-        .chain_update([0])
-        .chain_update(data)
-        .finalize()
-        .into()
+    let mut leaf = Leaf::default();
+    leaf.update(data);
+    leaf.hash()
+}
+
+/// A leaf whose data come bit by bit.
+#[derive(Debug, Clone)]
+pub struct Leaf(Sha256);
+
+impl Default for Leaf {
+    fn default() -> Self {
+        Self(Sha256::new().chain_update([0]))
+    }
+}
+
+impl Leaf {
+    /// Adds data at the end.
+    pub fn update(&mut self, data: &[u8]) {
+        self.0.update(data);
+    }
+
+    /// Hash of all of it (MERKLE-1).
+    #[must_use]
+    pub fn hash(self) -> Hash {
+        self.0.finalize().into()
+    }
 }
 
 /// Hash of an inner node (MERKLE-1).

@@ -21,21 +21,35 @@ pub(crate) fn decompose(size: u64, index: u64) -> (usize, usize) {
 
 /// Proof that leaf `index` is one of the first `size` (RFC 6962, 2.1.1; MERKLE-4).
 pub fn inclusion(nodes: &[Hash], size: u64, index: u64) -> Result<Vec<Hash>, Error> {
+    let mut proof = vec![Hash::default(); inclusion_length(size, index)?];
+    inclusion_into(nodes, size, index, &mut proof)?;
+    Ok(proof)
+}
+
+/// The same, into exactly as many hashes as it has (`inclusion_length`).
+pub fn inclusion_into(
+    nodes: &[Hash],
+    size: u64,
+    index: u64,
+    proof: &mut [Hash],
+) -> Result<(), Error> {
     check_nodes(nodes, size)?;
-    let mut proof = Vec::with_capacity(inclusion_length(size, index)?);
+    if inclusion_length(size, index)? != proof.len() {
+        return Err(Error::Argument("out has another length than the proof"));
+    }
+    // From the root down to the leaf, which is from the end of the proof.
     let (mut low, mut high) = (0, size);
-    while high - low > 1 {
+    for other in proof.iter_mut().rev() {
         let middle = low + split(high - low);
         if index < middle {
-            proof.push(range(nodes, middle, high));
+            *other = range(nodes, middle, high);
             high = middle;
         } else {
-            proof.push(range(nodes, low, middle));
+            *other = range(nodes, low, middle);
             low = middle;
         }
     }
-    proof.reverse();
-    Ok(proof)
+    Ok(())
 }
 
 /// Proof that the first `old_size` leaves of the tree are still what they were (RFC 6962, 2.1.2; MERKLE-5).

@@ -83,6 +83,16 @@ fn the_hashes_are_those_of_the_rfc() {
 }
 
 #[test]
+fn a_leaf_may_come_bit_by_bit() {
+    let data: Vec<u8> = (0..200).collect();
+    for step in 1..=data.len() {
+        let mut leaf = Leaf::default();
+        data.chunks(step).for_each(|some| leaf.update(some));
+        assert_eq!(leaf.hash(), hash_leaf(&data), "{step}");
+    }
+}
+
+#[test]
 fn roots_and_proofs_are_those_of_the_definitions() {
     let all = leaves(LEAVES);
     let nodes = grown(&all);

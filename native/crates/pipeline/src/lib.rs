@@ -86,12 +86,11 @@ impl Pipeline {
             chunk_bytes, level, ..
         } = *settings;
         if !(1..=CHUNK_BYTES_MAX).contains(&chunk_bytes) {
-            let text =
-                format!("chunks of {chunk_bytes} bytes: they must have 1 to {CHUNK_BYTES_MAX}");
+            let text = format!("chunks must have 1 to {CHUNK_BYTES_MAX} bytes");
             return Err(Error::Setting(text));
         }
         if level.is_some_and(|level| !(1..=LEVEL_MAX).contains(&level)) {
-            let text = format!("level {}: 1 to {LEVEL_MAX}", level.unwrap_or_default());
+            let text = format!("a level is 1 to {LEVEL_MAX}");
             return Err(Error::Setting(text));
         }
         // Shards are hot: they are never stored around the caches.

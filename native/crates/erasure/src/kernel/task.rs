@@ -43,6 +43,11 @@ impl Task<'_> {
         self.length
     }
 
+    /// How many shards are read or written.
+    pub fn shards(&self) -> usize {
+        self.sources.len() + self.tables.rows()
+    }
+
     /// How many threads may work on it.
     pub fn threads(&self) -> usize {
         self.threads
@@ -81,8 +86,7 @@ impl Task<'_> {
                 let spawned = std::thread::Builder::new()
                     .name("zos-erasure".into())
                     .spawn_scoped(scope, move || self.part(part.0, part.1));
-                started
-                    .push(spawned.map_err(|error| Error::Panicked(format!("no thread: {error}")))?);
+                started.push(spawned.map_err(|error| Error::NoThread(error.to_string()))?);
                 at += share;
             }
             let mut wrong = self.part(from, to.min(from + share));
