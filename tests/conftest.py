@@ -18,6 +18,15 @@ import uvloop
 HERE = Path(__file__).resolve().parent
 FOLDERS = ("unit", "property", "spec", "integration", "guest", "e2e", "lint", "security", "fuzz")
 
+try:
+    import hypothesis
+except ModuleNotFoundError:  # in a guest, where no test of properties runs
+    pass
+else:
+    # No test is timed (speed is measured in bench/): an example may take as long as a busy machine makes it.
+    hypothesis.settings.register_profile("zos", deadline=None)
+    hypothesis.settings.load_profile("zos")
+
 
 def loop_factory() -> Callable[[], asyncio.AbstractEventLoop]:
     """The event loop that this run is made on."""

@@ -33,7 +33,7 @@ def still_works(holding: Holding) -> None:
 
 
 @given(st.binary(max_size=300), st.integers(0, 3))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_datagram(holding: Holding, data: bytes, fds: int) -> None:
     with HoldTool(holding.run_dir / "hold.sock") as tool:
         with contextlib.suppress(BrokenPipeError):
@@ -45,7 +45,7 @@ def test_any_datagram(holding: Holding, data: bytes, fds: int) -> None:
 
 
 @given(st.binary(min_size=1, max_size=300))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_map_in_a_good_frame(holding: Holding, data: bytes) -> None:
     with HoldTool(holding.run_dir / "hold.sock") as tool:
         tool.send_map(data)
@@ -62,7 +62,7 @@ values = st.recursive(
 
 
 @given(st.sampled_from(OPS), st.dictionaries(st.sampled_from(KEYS), values, max_size=5), st.integers(0, 3))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=300, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_body_of_any_operation_is_answered(holding: Holding, op: str, body: dict[str, object], fds: int) -> None:
     with HoldTool(holding.run_dir / "hold.sock") as tool:
         tool.send_map(frame.encode_request(1, op, body), [0] * fds)

@@ -26,7 +26,7 @@ def shards(seed: int, count: int, length: int) -> list[bytes]:
 
 
 @pytest.mark.parametrize("side", SIDES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     shape=SHAPES,
     length=st.one_of(st.integers(1, 300), st.integers(1, 5000)),
@@ -70,7 +70,7 @@ def test_erasure_any_loss_is_made_good(
     assert under_test.verify(data, parity) == [k + row]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     shape=st.tuples(st.integers(1, 6), st.integers(1, 4)),
     shard_bytes=st.integers(1, 40),

@@ -19,7 +19,7 @@ sizes = st.one_of(
 directories = st.dictionaries(names, sizes, max_size=60).map(lambda found: sorted(found.items()))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(directories, st.randoms(use_true_random=False))
 def test_every_byte_is_in_one_unit_and_order_does_not_matter(files: list[tuple[bytes, int]], random: object) -> None:
     units = plan(files)
@@ -49,7 +49,7 @@ def test_every_byte_is_in_one_unit_and_order_does_not_matter(files: list[tuple[b
     assert all(unit.piece for unit in units[first_piece:])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(directories, names, st.integers(1, 65_535))
 def test_one_more_file_leaves_what_lies_before_it(files: list[tuple[bytes, int]], name: bytes, size: int) -> None:
     others = [(each, length) for each, length in files if each != name]

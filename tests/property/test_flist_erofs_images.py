@@ -104,7 +104,7 @@ def chunks_of(tree: Tree) -> dict[int, Sequence[int]]:
     return chunks
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(trees())
 def test_a_tree_comes_back_from_its_image(tree: Tree) -> None:
     chunks = chunks_of(tree)

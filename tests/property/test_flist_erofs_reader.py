@@ -33,7 +33,7 @@ def with_paths(tree: Tree) -> list[Inode]:
     return [replace(inode, path=paths[number]) for number, inode in enumerate(tree.inodes)]
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=LARGE)
+@settings(max_examples=50, suppress_health_check=LARGE)
 @given(trees().map(possible))
 def test_what_was_written_is_read(tree: Tree) -> None:
     chunks = chunks_of(tree)
@@ -48,7 +48,7 @@ def test_what_was_written_is_read(tree: Tree) -> None:
         assert each.size == 1 << chunk_bits(tree.inodes[number].size)
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=LARGE)
+@settings(max_examples=50, suppress_health_check=LARGE)
 @given(trees(), st.data())
 def test_a_damaged_image_is_read_safely_or_refused(tree: Tree, data: st.DataObject) -> None:
     image = bytearray(meta_image(tree, chunks_of(tree), blob_blocks=BLOB_BLOCKS, tag=b"f" * 64))

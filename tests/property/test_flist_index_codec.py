@@ -19,7 +19,7 @@ def numbered(found: list[int]) -> list[tuple[bytes, int]]:
     return [(blake3(b"%d" % number).digest(), length) for number, length in enumerate(found)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths)
 def test_an_index_is_read_again(found: list[int]) -> None:
     page_list, pages = build_index(numbered(found))
@@ -35,7 +35,7 @@ def test_an_index_is_read_again(found: list[int]) -> None:
     assert block == page_list.blocks
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lengths, st.data())
 def test_a_changed_page_list_or_page_is_refused(found: list[int], data: st.DataObject) -> None:
     page_list, pages = build_index(numbered(found))
@@ -59,7 +59,7 @@ def test_a_changed_page_list_or_page_is_refused(found: list[int], data: st.DataO
             pass
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), st.booleans())
 def test_any_bytes_are_a_typed_error(data: bytes, framed: bool) -> None:
     if framed:
@@ -79,7 +79,7 @@ def test_any_bytes_are_a_typed_error(data: bytes, framed: bool) -> None:
         pass
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(st.tuples(st.integers(2, 262_144), st.booleans(), st.integers(0, 2)), max_size=50), st.data())
 def test_a_locator_is_read_again(found: list[tuple[int, bool, int]], data: st.DataObject) -> None:
     packs = tuple(blake3(b"%d" % number).digest() for number in range(3))

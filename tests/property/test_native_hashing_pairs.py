@@ -17,7 +17,7 @@ LENGTHS = st.one_of(st.integers(0, 200), st.sampled_from([1023, 1024, 1025, 3000
 KEYS = st.one_of(st.none(), st.binary(min_size=32, max_size=32))
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(LENGTHS, max_size=4), KEYS, st.one_of(st.none(), st.text(max_size=20)), st.integers(1, 4))
 def test_hashing_agrees(lengths: list[int], key: bytes | None, context: str | None, threads: int) -> None:
     if key is not None:
@@ -35,7 +35,7 @@ def test_hashing_agrees(lengths: list[int], key: bytes | None, context: str | No
     assert found == wheel
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.binary(max_size=5000), max_size=6))
 def test_hashing_bit_by_bit_agrees(pieces: list[bytes]) -> None:
     hasher = rust.Hasher()

@@ -23,7 +23,7 @@ DATA = st.builds(
 TIGHT_BYTES = 32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     data=DATA,
     chunk_bytes=st.integers(1, 700),

@@ -45,7 +45,7 @@ def attempts(draw: st.DrawFn) -> tuple[bytes, bytes, bytes]:
     return bytes(parts[0]), bytes(parts[1]), bytes(parts[2])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(attempts())
 def test_sign_verdicts_agree(attempt: tuple[bytes, bytes, bytes]) -> None:
     found = verdict(rust.sign_verify, *attempt)
@@ -54,7 +54,7 @@ def test_sign_verdicts_agree(attempt: tuple[bytes, bytes, bytes]) -> None:
     assert found == sodium(*attempt)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.lists(attempts(), max_size=40), st.integers(1, 3))
 def test_sign_batches_agree_with_singles(batch: list[tuple[bytes, bytes, bytes]], threads: int) -> None:
     ends = array("Q", [0])
@@ -67,7 +67,7 @@ def test_sign_batches_agree_with_singles(batch: list[tuple[bytes, bytes, bytes]]
     assert rust.Keys(flat[0]).verdicts(signers, flat[2], flat[1], ends, threads=threads) == singles
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.one_of(
         st.binary(min_size=32, max_size=32), st.integers(0, 40).map(lambda n: (2**255 - 20 + n).to_bytes(32, "little"))
