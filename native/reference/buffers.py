@@ -23,6 +23,7 @@ __all__ = [
     "no_overlap",
     "numbers",
     "parts",
+    "shown",
     "view",
 ]
 
@@ -108,10 +109,15 @@ def no_overlap(inputs: Mapping[str, memoryview], outputs: Mapping[str, memoryvie
         seen.append((mine, name))
 
 
+def shown(index: int) -> str:
+    """An index as errors show it: Python refuses to print one of more than 4300 digits."""
+    return str(index) if 0 <= index < COUNT_MAX else "of a number that is out of range"
+
+
 def count_of(number: int) -> int:
     """A number that fits into 64 bits without a sign.
 
-    No error of the kernels names the number: Python refuses to print one of more than 4300 digits.
+    The error does not name it: Python refuses to print one of more than 4300 digits.
     """
     if not isinstance(number, int):
         raise TypeError(f"{type(number).__name__} is no number")

@@ -22,7 +22,7 @@ from native.erasure_errors import (
     ThreadsInvalid,
     TooFewShards,
 )
-from native.reference.buffers import addresses, check_format
+from native.reference.buffers import addresses, check_format, shown
 
 if TYPE_CHECKING:
     from typing_extensions import Buffer
@@ -290,7 +290,7 @@ class Code:
         seen: set[int] = set()
         for index in [*have, *wanted]:
             if not 0 <= index < self._k + self._m:
-                raise ShardIndexInvalid(f"an index is not from 0 to {self._k + self._m - 1}")
+                raise ShardIndexInvalid(f"there is no shard {shown(index)} in {self._k} + {self._m}")
             if index in seen:
                 raise ShardIndexInvalid(f"shard {index} is named twice")
             seen.add(index)
@@ -320,7 +320,7 @@ class Code:
         at = operator.index(index)
         sources, targets = [_view(old), _view(new)], _views(parity, writable=True)
         if not 0 <= at < self._k:
-            raise ShardIndexInvalid(f"the index of a data shard is not from 0 to {self._k - 1}")
+            raise ShardIndexInvalid(f"there is no data shard {shown(at)} in {self._k} + {self._m}")
         _count("parity", len(targets), self._m)
         length = _length([*sources, *targets])
         _no_overlap(sources, targets)

@@ -15,7 +15,7 @@ from nacl.exceptions import CryptoError
 from native.erasure_errors import ShardIndexInvalid, TooFewShards
 from native.errors import InputInvalid
 from native.pipeline_errors import ChunkMalformed, DigestWrong, PipelineError, SealBroken
-from native.reference.buffers import count_of, item, items, no_overlap, view
+from native.reference.buffers import count_of, item, items, no_overlap, shown, view
 from native.reference.erasure import Code
 
 if TYPE_CHECKING:
@@ -258,7 +258,7 @@ class Pipeline:
         for each in have:
             index = operator.index(each)
             if not 0 <= index < self.shards:
-                raise ShardIndexInvalid(f"an index is not from 0 to {self.shards - 1}")
+                raise ShardIndexInvalid(f"there is no shard {shown(index)} of {self.shards}")
             if index in there:
                 raise ShardIndexInvalid(f"shard {index} is named twice")
             there.add(index)

@@ -77,9 +77,12 @@ impl Pipeline {
         let mut have = vec![false; count];
         for index in bind_erasure::indexes(indexes)? {
             let wrong = |text| errors::erasure(py, erasure::Error::Index(text));
-            let place = have
-                .get_mut(index)
-                .ok_or_else(|| wrong(format!("an index is not from 0 to {}", count - 1)))?;
+            let place = have.get_mut(index).ok_or_else(|| {
+                wrong(format!(
+                    "there is no shard {} of {count}",
+                    erasure::Shown(index)
+                ))
+            })?;
             if std::mem::replace(place, true) {
                 return Err(wrong(format!("shard {index} is named twice")));
             }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::error::Error;
+use crate::error::{Error, Shown};
 use crate::inverse::{mask, Inverses, Mask};
 use crate::kernel::span::{Source, Target};
 use crate::kernel::tables::Tables;
@@ -179,7 +179,12 @@ impl Code {
         let mut seen = [false; SHARDS_MAX];
         for &index in indexes.iter().chain(lost) {
             if index >= self.k + self.m {
-                let text = format!("an index is not from 0 to {}", self.k + self.m - 1);
+                let text = format!(
+                    "there is no shard {} in {} + {}",
+                    Shown(index),
+                    self.k,
+                    self.m
+                );
                 return Err(Error::Index(text));
             }
             if std::mem::replace(&mut seen[index], true) {
@@ -306,7 +311,12 @@ impl Code {
         threads: usize,
     ) -> Result<Task<'a>, Error> {
         if index >= self.k {
-            let text = format!("the index of a data shard is not from 0 to {}", self.k - 1);
+            let text = format!(
+                "there is no data shard {} in {} + {}",
+                Shown(index),
+                self.k,
+                self.m
+            );
             return Err(Error::Index(text));
         }
         count("parity", parity.len(), self.m)?;

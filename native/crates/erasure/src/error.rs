@@ -36,6 +36,19 @@ pub enum Error {
     Panicked(String),
 }
 
+/// A shard's index as errors show it; `usize::MAX` is what a caller gives for a number that no `usize` can be.
+#[derive(Debug, Clone, Copy)]
+pub struct Shown(pub usize);
+
+impl fmt::Display for Shown {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            usize::MAX => write!(f, "of a number that is out of range"),
+            index => write!(f, "{index}"),
+        }
+    }
+}
+
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -20,7 +20,7 @@ mod matrix;
 mod tests;
 
 pub use code::{Code, Repair};
-pub use error::{guard, Error};
+pub use error::{guard, Error, Shown};
 pub use kernel::span::{Source, Target};
 pub use kernel::task::{Task, THREADS_MAX};
 pub use kernel::{roofline, Path};
