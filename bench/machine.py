@@ -125,8 +125,12 @@ def _version(argv: list[str]) -> str:
 
 
 def _commit() -> str:
-    commit = _output(["git", "-c", f"safe.directory={ROOT}", "-C", str(ROOT), "describe", "--always", "--dirty"])
-    return commit if commit and " " not in commit else "no git"
+    # Without optional locks, as `describe --dirty` would write the index anew: as root, in a user's checkout.
+    git = ["git", "--no-optional-locks", "-c", f"safe.directory={ROOT}", "-C", str(ROOT)]
+    commit = _output([*git, "describe", "--always"])
+    if not commit or " " in commit:
+        return "no git"
+    return f"{commit}-dirty" if _output([*git, "status", "--porcelain", "--untracked-files=no"]) else commit
 
 
 def _build_kind() -> str:
