@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
+
+from tests.threads import in_own_thread
 
 __all__ = ["MS_BIND", "in_own_mount_namespace", "mount"]
 
@@ -20,24 +21,14 @@ T = TypeVar("T")
 
 def in_own_mount_namespace(work: Callable[[], T]) -> T:
     """What `work` gives or raises, in a thread that has its own mounts, root and working directory."""
-    given: list[T] = []
-    failed: list[BaseException] = []
 
-    def run() -> None:
-        try:
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC_PRIVATE, None):
-                raise OSError(ctypes.get_errno(), "unshare")
-            given.append(work())
-        except BaseException as error:
-            failed.append(error)
+    def run() -> T:
+        libc = ctypes.CDLL(None, use_errno=True)
+        if libc.unshare(CLONE_NEWNS) or libc.mount(None, b"/", None, MS_REC_PRIVATE, None):
+            raise OSError(ctypes.get_errno(), "unshare")
+        return work()
 
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return given[0]
+    return in_own_thread(run)
 
 
 def mount(kind: str, at: Path, *, source: Path | None = None, flags: int = 0, options: str = "") -> None:

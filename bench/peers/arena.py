@@ -15,7 +15,7 @@ from bench.peers.catalog import PeerSpec, find
 from bench.peers.process import Process
 from bench.peers.protocol import Work
 
-__all__ = ["HUGE_BYTES", "Arena", "Contest", "Witness", "page_environment"]
+__all__ = ["Arena", "Contest", "Witness", "page_environment"]
 
 # Shared memory, so that 128 MiB of shards cost no disk; any directory does.
 INPUT_DIRECTORY = Path("/dev/shm")

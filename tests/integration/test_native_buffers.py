@@ -19,6 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from types import FrameType
 
 import pytest
 from blake3 import blake3
@@ -229,17 +230,27 @@ def test_buffers_a_hasher_is_of_one_thread_at_a_time() -> None:
     hasher.digest()
 
 
+@contextlib.contextmanager
+def alarmed(
+    handler: Callable[[int, FrameType | None], object], *, after_s: float = 0, every_s: float = 0
+) -> Iterator[None]:
+    """SIGALRM is handled so; with `after_s` it comes then, with `every_s` again and again."""
+    previous = signal.signal(signal.SIGALRM, handler)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, after_s, every_s)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, previous)
+
+
 def test_buffers_a_hasher_that_took_everything_does_not_say_that_it_was_interrupted() -> None:
     """A signal is there before the update begins; what comes behind it in the same C code is done all the same."""
     hasher, data, done = rust.Hasher(), os.urandom(MIB), list[int]()
     raised, update = ctypes.CDLL(None)["raise"], hasher.update
     steps = [partial(raised, signal.SIGALRM), partial(update, data), partial(done.append, 1)]
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            deque(map(partial.__call__, steps), maxlen=0)
-    finally:
-        signal.signal(signal.SIGALRM, previous)
+    with alarmed(signal.default_int_handler), pytest.raises(KeyboardInterrupt):
+        deque(map(partial.__call__, steps), maxlen=0)
     assert hasher.digest() == blake3(data).digest()
     assert done == [1]
 
@@ -258,14 +269,8 @@ def test_buffers_ctrl_c_is_heard(kernel: str) -> None:
         "merkle": lambda: [rust.merkle_extend(b"", 0, bytes(32 * MIB)) for _ in range(100)],
         "pipeline": lambda: seal(rust.Pipeline(chunk_bytes=65_536, level=19), os.urandom(8 * MIB).hex().encode()),
     }
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.05)
-        with pytest.raises(KeyboardInterrupt):
-            calls[kernel]()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    with alarmed(signal.default_int_handler, after_s=0.05), pytest.raises(KeyboardInterrupt):
+        calls[kernel]()
 
 
 @pytest.mark.parametrize("kernel", ["leaf", "leaves", "signature", "known key", "signatures", "messages"])
@@ -282,15 +287,9 @@ def test_buffers_ctrl_c_is_heard_within_what_is_long_by_itself(kernel: str) -> N
         "signatures": lambda: rust.sign_verdicts(PUBLIC, signed, room, ends),
         "messages": lambda: rust.sign_verdicts(PUBLIC * 256, signed * 256, room, steps),
     }
-    previous = signal.signal(signal.SIGALRM, signal.default_int_handler)
     begun_s = time.monotonic()
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.02)
-        with pytest.raises(KeyboardInterrupt):
-            calls[kernel]()
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
+    with alarmed(signal.default_int_handler, after_s=0.02), pytest.raises(KeyboardInterrupt):
+        calls[kernel]()
     # Within 0.1 s where nothing else is done; a whole GiB takes seconds.
     assert time.monotonic() - begun_s < 0.7
 
@@ -300,14 +299,9 @@ def test_buffers_signals_are_heard_while_memory_is_slow() -> None:
     room, heard = memoryview(mmap.mmap(-1, 20 * 20 * MIB, mmap.MAP_PRIVATE)), list[int]()
     shards = [room[at : at + 20 * MIB] for at in range(0, len(room), 20 * MIB)]
     code = rust.ErasureCode(16, 4)
-    previous = signal.signal(signal.SIGALRM, lambda number, _: heard.append(number))
-    try:
-        signal.setitimer(signal.ITIMER_REAL, 0.001, 0.001)
+    with alarmed(lambda number, _: heard.append(number), after_s=0.001, every_s=0.001):
         code.encode_into(shards[:16], shards[16:])
         times = len(heard)
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, previous)
     assert times > 5  # and one when it is done
 
 

@@ -10,7 +10,6 @@ import asyncio
 import ctypes
 import os
 import socket
-import threading
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import pytest
 
 from native.netlink import NetlinkInvalid, pack_message
 from tests.conftest import loop_factory
+from tests.threads import in_own_thread
 from zos_core.base.paths import Instance
 from zos_core.network import NetlinkRefused, Network, PoolExhausted, messages
 from zos_core.network.messages import Request
@@ -32,25 +32,6 @@ pytestmark = pytest.mark.root
 CLONE_NEWNET = 0x40000000
 INSTANCE = Instance("t-net")
 T = TypeVar("T")
-
-
-def in_thread(function: Callable[[], T]) -> T:
-    """Run in a thread of its own, whose namespaces nobody else has."""
-    done: list[T] = []
-    failed: list[BaseException] = []
-
-    def run() -> None:
-        try:
-            done.append(function())
-        except BaseException as error:
-            failed.append(error)
-
-    thread = threading.Thread(target=run)
-    thread.start()
-    thread.join()
-    if failed:
-        raise failed[0]
-    return done[0]
 
 
 def unshare_network() -> None:
@@ -73,7 +54,7 @@ def on_host(main: Callable[[], Coroutine[None, None, T]]) -> T:
         with asyncio.Runner(loop_factory=loop_factory()) as runner:
             return runner.run(main())
 
-    return in_thread(run)
+    return in_own_thread(run)
 
 
 @dataclass(frozen=True)
@@ -88,7 +69,7 @@ class Inside:
             enter_network(self.netns)
             return function()
 
-        return in_thread(enter)
+        return in_own_thread(enter)
 
     def socket(self, family: int, kind: int) -> socket.socket:
         return self.run(lambda: socket.socket(family, kind))
@@ -102,7 +83,7 @@ def namespace() -> Iterator[Inside]:
         with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE) as made:
             return Inside(netns, os.dup(made.fileno()))
 
-    inside = in_thread(make)
+    inside = in_own_thread(make)
     try:
         yield inside
     finally:

@@ -170,10 +170,8 @@ class Client:
             yield response
 
     def _signature(self, endpoint: Endpoint[Any], authority: str, path: str, query: str, body: bytes) -> dict[str, str]:
-        from zos_core.base.request_signature import (
-            NONCE_BYTES,
-            Message,
-        )  # and libsodium, which a node's API has no use for
+        # Here, as it brings libsodium, which calls to a node have no use for.
+        from zos_core.base.request_signature import NONCE_BYTES, Message
 
         if self._signer is None:
             raise RuntimeError(f"{endpoint} is signed, and this Client has no signer")
