@@ -1,4 +1,5 @@
-"""The careless engine: mounts by path, masks by the image's own node, joins names. What our engine is compared with.
+"""The careless engine: mounts and writes by path, changes the root and no more, masks by the image's own
+node, joins names. What our engine is compared with.
 
 To be called in `in_own_mount_namespace`, and what writes outside of its directory below a root of the test's own.
 """
@@ -7,13 +8,14 @@ from __future__ import annotations
 
 import os
 import stat
+import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
 from tests.erofs_reader import Node
 from tests.mounts import MS_BIND, mount
 
-__all__ = ["extract_by_joining", "mask_by_path", "mount_by_path", "overlaid"]
+__all__ = ["extract_by_joining", "in_jail", "mask_by_path", "mount_by_path", "overlaid", "write_by_path"]
 
 
 def mount_by_path(at: Path) -> list[str]:
@@ -55,3 +57,16 @@ def extract_by_joining(node: Node, at: bytes) -> None:
             os.makedirs(os.path.dirname(path), exist_ok=True)
             with open(path, "wb"):
                 pass
+
+
+def in_jail(root: Path, *command: str, pass_fds: tuple[int, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """A program of the tree's below chroot alone, with the host's processes, and whatever descriptors there are."""
+    mount("proc", root / "proc")
+    run = ["chroot", str(root), f"/bin/{command[0]}", *command[1:]]
+    return subprocess.run(run, capture_output=True, text=True, timeout=60, pass_fds=pass_fds)
+
+
+def write_by_path(pid: int, path: str, text: str) -> None:
+    """Join the mounts of a container, and write to a file by the name that it has there."""
+    script = ["/bin/sh", "-c", f"printf '{text}' > {path}"]
+    subprocess.run(["nsenter", "--target", str(pid), "--mount", *script], check=True, timeout=60)

@@ -6,15 +6,16 @@ import os
 import re
 import resource
 import secrets
-import subprocess
 import time
 from pathlib import Path
 
 import pytest
 
 from tests.e2e.node_tool import Node
-from tests.integration.spawn_kit import CAPABILITIES, Refused, Tree
-from tests.security.kit import ALL_CAPABILITIES, run_outside
+from tests.integration.spawn_kit import CAPABILITIES, Refused, Tree, make_tree
+from tests.mounts import in_own_mount_namespace
+from tests.security.kit import ALL_CAPABILITIES, put_programs, run_outside
+from tests.security.naive import in_jail, write_by_path
 
 pytestmark = pytest.mark.root
 
@@ -27,10 +28,33 @@ RACE_S = 20.0
 WAY_OUT = """
     mkdir /tmp/here && ln -s /proc/self/fd/3 /tmp/there && exec entry swap /tmp/here /tmp/there 100000
 """
+FAKE_PROC = """
+    mkdir /tmp/proc && mount -t tmpfs none /tmp/proc
+    for pid in self thread-self 1; do
+        mkdir -p /tmp/proc/$pid/attr /tmp/proc/$pid/fd
+        for file in attr/exec attr/keycreate oom_score_adj setgroups uid_map status comm cmdline; do
+            echo untouched > /tmp/proc/$pid/$file
+        done
+    done
+    mount --move /tmp/proc /proc 2>/dev/null || mount -o bind /tmp/proc /proc
+    echo faked; exec sleep 1000
+"""
 ATTACK_MS = str(max(100_000, 50 * EXECS))
 SYS_PTRACE = 19
 # What the attacker gets here is more than any container of the product has: the defence must not rest on that.
 STRONG = {"seccomp": "unconfined", "no_new_privileges": False, "capabilities": ALL_CAPABILITIES}
+
+
+@pytest.fixture
+def jail(tmp_path: Path, programs: Path) -> Path:
+    """What the naive root leads into: a container's tree without a container."""
+    root = tmp_path / "jail"
+    make_tree(root)
+    put_programs(programs, root)
+    (root / "dev").mkdir()
+    (root / "dev/null").touch()
+    (tmp_path / "outside").write_text("of the host")
+    return root
 
 
 def attack(tree: Tree, name: str, *arguments: str, **changes: object) -> None:
@@ -102,15 +126,20 @@ def test_the_first_process_cannot_be_opened(attacked: Node) -> None:
     """pid 1 is zos-init for the whole life of a container."""
     script = """
         for mode in '<' '>' '<>'; do
-            eval "true $mode /proc/1/exe" 2>&1 | sed 's/.*: //'
+            eval "true $mode /proc/$pid/exe" 2>&1 | sed 's/.*: //'
         done
-        readlink /proc/1/exe /proc/1/cwd /proc/1/root /proc/1/fd/*
-        ls /proc/1/fd/ | wc -l; cat /proc/1/maps /proc/1/mem | wc -c
+        for link in exe cwd root fd/0 fd/1 fd/2; do readlink /proc/$pid/$link; done
+        ls /proc/$pid/fd/ | wc -l; cat /proc/$pid/maps | wc -l
     """
-    out = attacked.run("--rm", "attack", command=["sh", "-c", script]).out
-    assert out.split("\n")[:3] == ["Permission denied"] * 3
+    out = attacked.run("--rm", "attack", command=["sh", "-c", f"pid=1; {script}"]).out
     # The numbers of its three descriptors may be listed, what they are may not.
-    assert out.split("\n")[3:] == ["3", "0", ""], out
+    assert out.splitlines() == ["Permission denied"] * 3 + ["3", "0"]
+    # The control: another process of the same user, in the same container.
+    out = attacked.run("--rm", "attack", command=["sh", "-c", f"sleep 1000 & pid=$!; {script}"]).out
+    *lines, maps = out.splitlines()
+    assert lines[:5] == ["Text file busy"] * 2 + ["/bin/busybox", "/", "/"], out
+    assert len(lines) == 5 + 3 + 1, out
+    assert int(maps) > 0
 
 
 # --- 2: CVE-2024-21626 -----------------------------------------------------------------------------------------------
@@ -155,6 +184,17 @@ def test_no_descriptor_is_a_way_out_for_the_working_directory(tree: Tree) -> Non
         assert caught.value.code in ("spawn.step", "spawn.bad-path"), number
     tree.hold.do("kill", name="cwd", signal=9)
     tree.wait_exit("cwd")
+
+
+def test_a_descriptor_is_a_way_out_for_who_leaves_it_open(jail: Path) -> None:
+    """The control: who enters a root with a descriptor of the host's, and is told to go there, is in the host."""
+    leaked = os.open("/", os.O_RDONLY)
+    try:
+        steps = f"cd /proc/self/fd/{leaked} && cat .{jail.parent}/outside"
+        done = in_own_mount_namespace(lambda: in_jail(jail, "sh", "-c", steps, pass_fds=(leaked,)))
+    finally:
+        os.close(leaked)
+    assert done.stdout == "of the host", done.stderr
 
 
 # --- 3: CVE-2016-9962 ------------------------------------------------------------------------------------------------
@@ -258,24 +298,25 @@ def test_what_enters_knows_nothing_of_other_containers(tree: Tree) -> None:
 
 def test_an_exec_believes_no_proc_of_the_containers_own(tree: Tree) -> None:
     """CVE-2019-16884 and its kin: the runtime writes where a faked /proc points."""
-    script = """
-        mkdir /tmp/proc && mount -t tmpfs none /tmp/proc
-        for pid in self thread-self 1; do
-            mkdir -p /tmp/proc/$pid/attr /tmp/proc/$pid/fd
-            for file in attr/exec attr/keycreate oom_score_adj setgroups uid_map status comm cmdline; do
-                echo untouched > /tmp/proc/$pid/$file
-            done
-        done
-        mount --move /tmp/proc /proc 2>/dev/null || mount -o bind /tmp/proc /proc
-        echo faked; exec sleep 1000
-    """
-    tree.launch("faked", "/bin/sh", "-c", script, **STRONG)
+    tree.launch("faked", "/bin/sh", "-c", FAKE_PROC, **STRONG)
     assert tree.lines("faked", 1) == ["faked"]
     process = tree.exec("faked", 1, "/bin/sh", "-c", "cat /proc/*/attr/* /proc/*/[!af]*")
     assert tree.wait_exit(process)["code"] == 0
     assert tree.output(process).split() == [b"untouched"] * 24
     tree.hold.do("kill", name="faked", signal=9)
     tree.wait_exit("faked")
+
+
+def test_the_attack_by_a_faked_proc_works_on_who_believes_it(tree: Tree) -> None:
+    """The control: who enters the same container and writes by path gives the attacker what the kernel should have."""
+    tree.launch("believed", "/bin/sh", "-c", FAKE_PROC, **STRONG)
+    assert tree.lines("believed", 1) == ["faked"]
+    write_by_path(pid_of(tree, "believed"), "/proc/self/attr/exec", "label\\n")
+    process = tree.exec("believed", 1, "/bin/cat", "/proc/self/attr/exec", "/proc/1/attr/exec")
+    assert tree.wait_exit(process)["code"] == 0
+    assert tree.output(process).split() == [b"label", b"untouched"]
+    tree.hold.do("kill", name="believed", signal=9)
+    tree.wait_exit("believed")
 
 
 @pytest.mark.parametrize("what", ["link", "file"])
@@ -347,25 +388,27 @@ def test_an_exec_races_with_a_directory_that_is_swapped_for_a_way_out(tree: Tree
 # --- 23 --------------------------------------------------------------------------------------------------------------
 
 
-def test_a_double_chroot_ends_at_the_containers_root(attacked: Node, programs: Path, tmp_path: Path) -> None:
+def test_a_double_chroot_ends_at_the_containers_root(attacked: Node, jail: Path) -> None:
     assert attacked.run("--rm", "attack", command=["entry", "chroot"]).out == "inside\n"
     # The control: below a chroot alone the same steps lead out.
-    jail = tmp_path / "jail"
-    (jail / "tmp").mkdir(parents=True)
-    (jail / "entry").write_bytes((programs / "entry").read_bytes())
-    (jail / "entry").chmod(0o755)
-    done = subprocess.run(["chroot", str(jail), "/entry", "chroot"], capture_output=True, text=True, timeout=60)
+    done = in_own_mount_namespace(lambda: in_jail(jail, "entry", "chroot"))
     assert done.stdout == "outside\n", done.stderr
 
 
-def test_the_root_that_others_see_is_the_containers(attacked: Node) -> None:
+def test_the_root_that_others_see_is_the_containers(attacked: Node, jail: Path) -> None:
     script = """
-        for root in /proc/1/root /proc/self/root /proc/1/cwd; do
-            ls -d $root/. 2>/dev/null && stat -L -c %d:%i $root/.
+        for root in /proc/$pid/root /proc/self/root /proc/$pid/cwd; do
+            stat -L -c %d:%i $root/. 2>/dev/null
         done
         stat -c %d:%i /
     """
-    lines = [line for line in attacked.run("--rm", "attack", command=["sh", "-c", script]).out.split() if ":" in line]
+    lines = attacked.run("--rm", "attack", command=["sh", "-c", f"pid=1; {script}"]).out.split()
+    assert len(lines) > 1, lines
     assert len(set(lines)) == 1, lines
     root = os.stat("/")
-    assert lines[0] != f"{root.st_dev}:{root.st_ino}"
+    outside = f"{root.st_dev}:{root.st_ino}"
+    assert lines[0] != outside
+    # The control: below a chroot alone there are processes of the host's, and their root is the host's.
+    done = in_own_mount_namespace(lambda: in_jail(jail, "sh", "-c", f"pid={os.getpid()}; {script}"))
+    assert done.stdout.split()[0] == outside, done
+    assert done.stdout.split()[-1] != outside, done

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
@@ -134,18 +135,31 @@ BAD_NAMES = [
 ]
 
 
+# What is asked of a container, and of its first exec.
+BELOW_A_NAME = ["/wait?timeout_s=0", "/logs", "/exec/1/wait?timeout_s=0", "/exec/1/logs"]
+
+
 def ask(node: Node, method: str, path: str, body: Any = None) -> tuple[int, Any]:
     """One request over the node's socket, written as it is: no library tidies the path."""
-    connection = http.client.HTTPConnection("node")
+    with contextlib.closing(http.client.HTTPConnection("node")) as connection:
+        answer = send(connection, node, method, path, body)
+        return answer.status, json.loads(answer.read() or b"null")
+
+
+def status_of(node: Node, method: str, path: str) -> int:
+    """What is said of a request, whatever the answer's body, which may have no end."""
+    with contextlib.closing(http.client.HTTPConnection("node")) as connection:
+        return send(connection, node, method, path).status
+
+
+def send(
+    connection: http.client.HTTPConnection, node: Node, method: str, path: str, body: Any = None
+) -> http.client.HTTPResponse:
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(Instance(node.instance).api_socket))
-    try:
-        data = None if body is None else json.dumps(body)
-        connection.request(method, path, data, {"Content-Type": "application/json"})
-        answer = connection.getresponse()
-        return answer.status, json.loads(answer.read() or b"null")
-    finally:
-        connection.close()
+    data = None if body is None else json.dumps(body)
+    connection.request(method, path, data, {"Content-Type": "application/json"})
+    return connection.getresponse()
 
 
 def everything(node: Node) -> list[str]:
@@ -170,11 +184,20 @@ def test_a_good_name_passes_that_gate(attacked: Node) -> None:
 
 
 @pytest.mark.parametrize("name", ["..", "%2e%2e", "..%2f..", "%2fetc", "a%00b", "a" * 300, "%ff"])
-@pytest.mark.parametrize("rest", ["", "/wait?timeout_s=0", "/logs", "/exec/..%2f1/logs", "/exec/1/wait?timeout_s=0"])
+@pytest.mark.parametrize("rest", ["", *BELOW_A_NAME, "/exec/..%2f1/logs"])
 def test_names_in_paths_lead_to_no_file(attacked: Node, name: str, rest: str) -> None:
     status, said = ask(attacked, "GET", f"/v1/containers/{name}{rest}")
     assert status in (400, 404, 405), (status, said)
     assert said["code"] in (NoSuchContainer.code, DocumentInvalid.code, "http.404", "http.405"), said
+
+
+def test_the_name_of_a_container_is_answered_in_each_of_these_paths(attacked: Node) -> None:
+    """The control: it is the name for which the requests above are refused."""
+    assert attacked.run("-d", "--name", "named", "attack", command=["sleep", "1000"]).status == 0
+    assert attacked.zos("exec", "named", "--", "true").status == 0
+    answers = {rest: status_of(attacked, "GET", f"/v1/containers/named{rest}") for rest in ["", *BELOW_A_NAME]}
+    assert attacked.zos("rm", "-f", "named").status == 0
+    assert set(answers.values()) == {200}, answers
 
 
 def test_spawn_and_hold_take_no_path_for_a_name(tree: Tree) -> None:
@@ -190,6 +213,13 @@ def test_spawn_and_hold_take_no_path_for_a_name(tree: Tree) -> None:
         assert caught.value.code in ("spawn.bad-path", "frame.bad-body"), path
     after = sorted(str(path) for path in tree.directory.rglob("*"))
     assert [path for path in after if path not in before] == [str(tree.state / "containers/x")]
+    # The control: the very requests with a good name, and a good path.
+    tree.spawn.do("launch", **tree_launch(tree))
+    tree.wait_exit("x")
+    upper = tree.state / "containers/x/upper"
+    assert upper.is_dir()
+    tree.spawn.do("remove", path="containers/x/upper")
+    assert not upper.exists()
 
 
 def tree_launch(tree: Tree) -> dict[str, Any]:
