@@ -33,8 +33,9 @@ from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor.api import Api, serve_api
 from zos_core.supervisor.images import resolve_image
-from zos_core.supervisor.lifecycle import Lifecycle, Programs
+from zos_core.supervisor.lifecycle import Lifecycle
 from zos_core.supervisor.logs import LogStreams
+from zos_core.supervisor.provision import Programs
 from zos_core.supervisor.registry import Registry
 
 __all__ = ["NodeConfig", "main", "run_node"]

@@ -28,7 +28,8 @@ from zos_core.containers.errors import ContainerBusy, LaunchFailed
 from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor import lifecycle as lifecycle_module
-from zos_core.supervisor.lifecycle import Lifecycle, Programs
+from zos_core.supervisor.lifecycle import Lifecycle
+from zos_core.supervisor.provision import Programs
 from zos_core.supervisor.registry import Registry
 
 DEADLINE_S = 10.0
