@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequ
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import pytest
 
@@ -21,14 +21,14 @@ from flist.manifest import SignedManifest
 from flist.mount import ImageMounts
 from native.errors import ZosError
 from zos_core.base.document import Document, Record
-from zos_core.base.errors import RemoteError
+from zos_core.base.errors import PeerGone, RemoteError
 from zos_core.base.programs import Child, Children, Descriptors, Dropped, ExitRecord, Exits, Kill, Nothing, Probe, Seq
 from zos_core.containers.document import ContainerState, ExecRequest, ImageRequest, RunRequest
 from zos_core.containers.errors import ContainerBusy, LaunchFailed
 from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor import lifecycle as lifecycle_module
-from zos_core.supervisor.lifecycle import Lifecycle
+from zos_core.supervisor.lifecycle import Lifecycle, ResolveImage
 from zos_core.supervisor.provision import Programs
 from zos_core.supervisor.registry import Registry
 
@@ -144,7 +144,11 @@ async def no_image(request: ImageRequest) -> SignedManifest:
 
 @asynccontextmanager
 async def house(
-    tmp_path: Path, *states: ContainerState, hold: Scripted | None = None, reconcile: bool = True
+    tmp_path: Path,
+    *states: ContainerState,
+    hold: Scripted | None = None,
+    reconcile: bool = True,
+    resolve: ResolveImage = no_image,
 ) -> AsyncIterator[House]:
     """A lifecycle that has adopted these containers, whose processes hold knows."""
     hold, spawn, logd = hold or Scripted(), Scripted(), Scripted()
@@ -165,7 +169,7 @@ async def house(
             registry=registry,
             network=cast(Network, kernel),
             cgroups=cast(CgroupTree, kernel),
-            resolve=no_image,
+            resolve=resolve,
             state_dir=tmp_path,
             clock_ns=lambda: 5,
             group=group,
@@ -200,6 +204,29 @@ async def test_stop_does_not_wait_for_an_exec_that_hangs(tmp_path: Path) -> None
         assert one.hold.signals("web") == [signal.SIGTERM], "it had its grace"
         await one.until(lambda: one.hold.acknowledged() == [1])
         assert (await one.lifecycle.inspect("web")).execs == []
+
+
+async def hold_is_dead(request: object) -> NoReturn:
+    raise PeerGone("hold has died", sent=True)
+
+
+async def test_an_exec_that_broke_off_with_hold_is_none_that_has_begun(tmp_path: Path) -> None:
+    """Asked again, a supervisor that is ending does not say that it runs: only the next one knows."""
+    async with house(tmp_path, running("web")) as one:
+        one.spawn.answers["exec"] = hold_is_dead
+        one.hold.answers["children"] = hold_is_dead
+        request = ExecRequest(request_id="1" * 32, args=["true"])
+        for _ in range(2):
+            with pytest.raises(PeerGone):
+                await one.lifecycle.exec("web", request)
+
+
+async def test_a_start_that_broke_off_with_hold_is_none_that_goes_on(tmp_path: Path) -> None:
+    async with house(tmp_path, resolve=hold_is_dead) as one:
+        one.hold.answers["list"] = hold_is_dead
+        for _ in range(2):
+            with pytest.raises(PeerGone):
+                await one.lifecycle.run(running("web").request, owner_uid=0)
 
 
 async def test_an_exit_during_reconcile_hides_no_older_one(tmp_path: Path) -> None:

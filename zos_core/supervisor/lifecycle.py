@@ -198,6 +198,8 @@ class Lifecycle:
             await asyncio.wait([start.task])  # another's, which is being undone
         if start is None:
             if known is not None and known.failure is None:
+                if known.status == "starting":  # it broke off, and so did undoing it: the next supervisor will know
+                    raise self._given_up()
                 return known
             state = ContainerState(
                 name=name,
@@ -276,7 +278,7 @@ class Lifecycle:
             self._tasks.background(self._tasks.in_the_end(discard, f"removal of {name}"), f"discard {name}")
 
     def _given_up(self) -> ZosError:
-        """Why a start ended that nobody had called off."""
+        """Why a start ended, or an exec, that nobody had called off."""
         return _going_down() if self._closing else PeerGone("the supervisor is ending", sent=False)
 
     def _start_done(self, name: str) -> None:
@@ -342,6 +344,8 @@ class Lifecycle:
             state = self._states.get(name)
             for known in state.execs:
                 if known.request_id == request.request_id:
+                    if known.running and known.pid is None:  # it broke off
+                        raise self._given_up()
                     return known
             if state.status != "running" or state.cgroup is None:
                 raise ContainerNotRunning(f"container {name!r} is {state.status}, not running", name=name)
@@ -357,7 +361,7 @@ class Lifecycle:
                     "exec", plan, request.args[0], name, read_error=partial(self._read_error, name)
                 )
             except PeerGone:
-                raise  # hold's end: whether it was made, the next supervisor will know
+                raise  # hold's end: whether it was made, the next supervisor will know; `pid` stays None until then
             except ZosError:
                 await self._states.note(state, execs=[known for known in state.execs if known.id != number])
                 raise
@@ -642,7 +646,7 @@ class Lifecycle:
             if not known.running:
                 continue
             if identity in alive or identity in ended:
-                adopted = msgspec.structs.replace(known, pid=alive.get(identity))
+                adopted = msgspec.structs.replace(known, pid=alive.get(identity, ended.get(identity)))
                 await self._states.note(self._states.change_exec(state.name, adopted))
                 await self._provisioner.attach_log(process, may_lack=identity in ended)
             elif known.pid is None:  # it never came to it: whoever still asks begins anew
