@@ -23,6 +23,8 @@ from functools import partial
 from pathlib import Path
 from weakref import WeakValueDictionary
 
+from blake3 import blake3
+
 from flist.errors import RevisionNotNew
 from flist.hub.endpoints import (
     ChunkQuery,
@@ -165,18 +167,17 @@ class Publishing:
         record = signed.record
         await in_thread(self.owners.check, record.name.partition("/")[0], public)
         self._refuse_old(record, await in_thread(self._current, record.name, record.tag))
-        if body.locator is not None:
-            async with self._turn(public, f"locator/{image.manifest.index.root.hex()}"):
-                await in_thread(self._place_locator, public, body.locator, image.manifest)
-        await self._verify(public, image)
+        await self._verify(public, image, body.locator)
         async with self._commit:
             await in_thread(self._carry_out)
             await in_thread(self.owners.check, record.name.partition("/")[0], public)
             current = await in_thread(self._current, record.name, record.tag)
             self._refuse_old(record, current)
-            if current is None or current.record != record or not await self._has_manifest(image):
-                await in_thread(self._decide, public, image, body)
-            await in_thread(self._carry_out)
+            intent = await in_thread(self._intent, public, image, body)
+            published = current is not None and current.record == record and await self._has_manifest(image)
+            if not published or intent.objects or intent.locator is not None:
+                await in_thread(self._decide, intent)
+                await in_thread(self._carry_out)
             leaf = await in_thread(self.log.append, body.record)
         return Committed(
             name=record.name,
@@ -236,23 +237,26 @@ class Publishing:
                     wanted.append(WantedObject(path=path, offset=offset))
         return wanted
 
-    def _place_locator(self, public: bytes, digest: bytes, manifest: Manifest) -> None:
-        """Link an uploaded locator to where a store has the locator of its index."""
-        place = self.staging.place(public)
-        target = place / "locator" / manifest.index.root.hex()
-        with contextlib.suppress(FileNotFoundError):
-            target.unlink()
-        try:
-            os.link(place / "locator" / digest.hex(), target)
-        except FileNotFoundError as error:
-            raise RevisionIncomplete("the locator did not come", hint="publish again: it goes on") from error
+    def _new_locator(self, public: bytes, manifest: Manifest, digest: bytes | None) -> bytes | None:
+        """The locator that a commit brings: None also where the store has that very one, from the same commit before.
 
-    async def _verify(self, public: bytes, image: SignedManifest) -> None:
-        """Read all of the image as a reader will, what was uploaded before what is there (PUB-6)."""
+        Raises:
+            RevisionIncomplete: it is in neither.
+        """
+        if digest is None or (self.staging.place(public) / "locator" / digest.hex()).is_file():
+            return digest
+        path = f"locator/{manifest.index.root.hex()}"
+        with contextlib.suppress(FileNotFoundError):
+            if blake3(read_limited(self._root / path, size_max(path))).digest() == digest:
+                return None
+        raise RevisionIncomplete("the locator did not come", hint="publish again: it goes on")
+
+    async def _verify(self, public: bytes, image: SignedManifest, locator: bytes | None) -> None:
+        """Read all of the image as a reader will, by the locator that it will have then (PUB-6)."""
         # One for each commit: a key may publish several images at once.
         view = self._directory / VIEWS / f"{public.hex()}-{next(self._views)}"
         try:
-            await in_thread(self._make_view, view, public, image.manifest)
+            await in_thread(self._make_view, view, public, image.manifest, locator)
             store = TieredStore([DirectoryStore(view), self.staging.store(public), self._store])
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
                 await verify(store, image, trusted=None)
@@ -266,17 +270,22 @@ class Publishing:
         finally:
             await in_thread(shutil.rmtree, view, ignore_errors=True)
 
-    def _make_view(self, view: Path, public: bytes, manifest: Manifest) -> None:
+    def _make_view(self, view: Path, public: bytes, manifest: Manifest, locator: bytes | None) -> None:
         """A directory with the locator of an image and the packs that it names, linked from where they lie.
 
-        A reader takes the packs from the store that has the locator, and here they may lie in two.
+        A reader takes the packs from the store that has the locator, and here they may lie in two. `locator` is the
+        hash of the one that was sent for this commit; None for the store's own.
         """
         places = (self.staging.place(public), self._root)
         path = f"locator/{manifest.index.root.hex()}"
-        if not _link(places, path, view):
+        new = self._new_locator(public, manifest, locator)
+        source = self._root / path if new is None else places[0] / "locator" / new.hex()
+        if not _link(source, view / path):
             raise ObjectMissing(f"{path} did not come", path=path)
         for pack in packs_of(read_limited(view / path, size_max(path))):
-            _link(places, f"pack/{pack.hex()}", view)  # what is in neither is missed by who reads it
+            for place in places:  # what is in neither is missed by who reads it
+                if _link(place / "pack" / pack.hex(), view / "pack" / pack.hex()):
+                    break
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -286,16 +295,19 @@ class Publishing:
 
     # --- Commit -----------------------------------------------------------------------------------------------------
 
-    def _decide(self, public: bytes, image: SignedManifest, body: Revision) -> None:
-        """The point of no return: the intent is durable."""
-        place = self.staging.place(public)
-        intent = Intent(
+    def _intent(self, public: bytes, image: SignedManifest, body: Revision) -> Intent:
+        """What is to be done for a revision."""
+        locator = self._new_locator(public, image.manifest, body.locator)
+        return Intent(
             public=public,
             record=body.record,
             manifest=image.encode(),
-            objects=list(_staged(self._root, place, image.manifest, body.locator)),
-            locator=None if body.locator is None else body.locator.hex(),
+            objects=list(_staged(self._root, self.staging.place(public), image.manifest, locator)),
+            locator=None if locator is None else locator.hex(),
         )
+
+    def _decide(self, intent: Intent) -> None:
+        """The point of no return: the intent is durable."""
         with disk_full("the revision"):
             write_atomic(self._directory / "intent", encode_msgpack(intent))
 
@@ -319,7 +331,6 @@ class Publishing:
         if intent.locator is not None:
             index = SignedManifest.parse(intent.manifest).manifest.index.root.hex()
             moves.append((f"locator/{intent.locator}", f"locator/{index}"))
-            yield Step("tidy", partial((place / "locator" / index).unlink, missing_ok=True))
         for source, path in moves:
             yield Step(f"move {path}", partial(self._move, intent.public, place / source, path))
         for directory in sorted({(self._root / path).parent for _, path in moves}):
@@ -439,12 +450,10 @@ def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) 
         yield path
 
 
-def _link(places: Sequence[Path], path: str, into: Path) -> bool:
-    """Link an object from the first of `places` that has it; whether one has."""
-    target = into / path
+def _link(source: Path, target: Path) -> bool:
+    """Link a file to another path; whether it is there."""
     make_directories(target.parent, mode=0o700)
-    for place in places:
-        with contextlib.suppress(FileNotFoundError):
-            os.link(place / path, target, follow_symlinks=False)
-            return True
+    with contextlib.suppress(FileNotFoundError):
+        os.link(source, target, follow_symlinks=False)
+        return True
     return False

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from blake3 import blake3
 
-from flist.hub.endpoints import COMMIT, Committed, Revision
-from flist.hub.publishing import Publishing
-from flist.manifest import Manifest
+from flist.hub.endpoints import COMMIT, ChunkQuery, Committed, Revision
+from flist.hub.errors import RevisionIncomplete
+from flist.hub.publishing import Intent, Publishing
+from flist.manifest import Manifest, SignedManifest
 from flist.names import fetch_manifest, read_record
 from flist.publish import publish as publish_image
 from flist.store import DirectoryStore
@@ -25,6 +27,7 @@ from tests.integration.hub_kit import HubProcess, Wire, kill, objects, staged
 from tests.zos_tool import Zos
 from zos_core.base.client import Client
 from zos_core.base.document import decode_msgpack, encode_msgpack
+from zos_core.base.errors import DiskFull
 from zos_core.base.keyring import Keyring
 from zos_core.base.request_signature import Signer
 from zos_core.base.server import Caller
@@ -399,8 +402,8 @@ def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, 
     both, views = threading.Barrier(2, timeout=30), set[Path]()
 
     class Slow(Publishing):
-        def _make_view(self, view: Path, public: bytes, manifest: Manifest) -> None:
-            super()._make_view(view, public, manifest)
+        def _make_view(self, view: Path, public: bytes, manifest: Manifest, locator: bytes | None) -> None:
+            super()._make_view(view, public, manifest, locator)
             views.add(view)
             both.wait()
 
@@ -416,6 +419,97 @@ def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, 
     assert first == second
     assert len(views) == 2
     assert not any(view.exists() for view in views)
+    assert staged(hub.root) == set()
+
+
+def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    """Two images of the same content, at once: the locator of one leads to wrong bytes, and must not get in by the
+    other's."""
+    as_jane(jane)
+    build(jane, tree)
+    build(jane, tree, "jane/other")
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    caller, good = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+    store = DirectoryStore(jane.store)
+    name = (jane.store / "name/jane/other/latest").read_bytes()
+    image = asyncio.run(fetch_manifest(store, read_record(name, trusted=None).record.digest))
+    index = SignedManifest.parse(good.manifest).manifest.index.root
+    assert image.manifest.index.root == index
+    true = asyncio.run(store.get(f"locator/{index.hex()}"))
+    false = bytearray(true)
+    false[-8] ^= 1  # the offset of the last unit: 12 bytes, pack first
+    wrong = Revision(manifest=image.encode(), record=name, locator=blake3(false).digest())
+    both = threading.Barrier(2, timeout=30)
+
+    class Together(Publishing):
+        def _make_view(self, view: Path, public: bytes, manifest: Manifest, locator: bytes | None) -> None:
+            both.wait()
+            super()._make_view(view, public, manifest, locator)
+            both.wait()
+
+    async def main() -> list[Committed | BaseException]:
+        taken = Together(hub.root)
+        query = ChunkQuery(offset=0, size=len(false))
+        digest = blake3(false).hexdigest()
+        await taken.upload(caller=caller, kind="locator", hash=digest, query=query, body=bytes(false))
+        commits = [taken.commit(caller=caller, body=body) for body in (wrong, good)]
+        answers = await asyncio.gather(*commits, return_exceptions=True)
+        taken.close()
+        return answers
+
+    refused, committed = asyncio.run(main())
+    assert isinstance(refused, RevisionIncomplete), refused
+    assert isinstance(committed, Committed), committed
+    assert (hub.root / "locator" / index.hex()).read_bytes() == true
+
+
+def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    """Everything had come and was verified; then the hub died, or its disk was full."""
+    as_jane(jane)
+    build(jane, tree)
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+
+    class Broken(Publishing):
+        def _intent(self, public: bytes, image: SignedManifest, body: Revision) -> Intent:
+            raise DiskFull("the test's disk is full")
+
+    async def main() -> None:
+        taken = Broken(hub.root)
+        with pytest.raises(DiskFull):
+            await taken.commit(caller=caller, body=body)
+        taken.close()
+
+    asyncio.run(main())
+    reader = home(tmp_path, "reader")
+    trust(reader, jane)
+    with hub.running() as url:
+        assert publish(jane, url)["objects_sent"] == 0
+        assert reader.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1
+    assert objects(hub.root) == objects(jane.store)
+    assert staged(hub.root) == set()
+
+
+@pytest.mark.parametrize("kind", ["pack", "locator", "index", "meta"])
+def test_what_a_store_has_lost_is_sent_again(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, kind: str) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    with hub.running() as url:
+        publish(jane, url)
+        for path in (hub.root / kind).iterdir():
+            path.unlink()
+        assert publish(jane, url)["index"] == 0
+    assert objects(hub.root) == objects(jane.store)
     assert staged(hub.root) == set()
 
 
