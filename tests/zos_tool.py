@@ -26,8 +26,8 @@ ENTRIES = [
 ]
 COMMAND = f"""
 import sys
-from zos_core.base.verbs import Entry, run
-sys.exit(run(sys.argv[1:], {ENTRIES}))
+from zos_core.base.verbs import Entry, main
+sys.exit(main(sys.argv[1:], {ENTRIES}))
 """
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -48,6 +48,17 @@ class Zos:
     @property
     def store(self) -> Path:
         return self.home / "data" / "zos" / "store"
+
+    def shell(self, *argv: str | Path, streams: str) -> subprocess.CompletedProcess[str]:
+        """The command with its streams as the shell makes them, as in `<&- 2>/dev/full`."""
+        return subprocess.run(
+            ["sh", "-c", f'"$@" {streams}', "sh", sys.executable, "-c", COMMAND, *map(str, argv)],
+            env=self.environ,
+            capture_output=True,
+            text=True,
+            cwd=self.home,
+            timeout=120,
+        )
 
     def start(self, *argv: str | Path) -> subprocess.Popen[str]:
         return subprocess.Popen(

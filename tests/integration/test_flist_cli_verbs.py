@@ -9,6 +9,7 @@ import pytest
 
 from flist.manifest import SignedManifest
 from tests.zos_tool import Zos
+from zos_core.base.errors import DiskFull
 
 
 @pytest.fixture
@@ -144,3 +145,28 @@ def test_every_verb_has_help_with_an_example(zos: Zos, verb: str) -> None:
     status, out, _ = zos.run("flist", verb, "--help")
     assert status == 0
     assert f"zos flist {verb}" in out.partition("examples:")[2]
+
+
+@pytest.mark.parametrize("streams", ["<&-", ">&-", "2>&-", "<&- >&-", "<&- >&- 2>&-", "2>/dev/full", "<&- 2>/dev/full"])
+def test_closed_and_full_streams_change_no_work(zos: Zos, tree: Path, streams: str) -> None:
+    """As cron, or a careless service manager, starts it: no file that we open takes the place of a stream."""
+    done = zos.shell("flist", "build", tree, "--name", "web", streams=streams)
+    assert (done.returncode, "Assertion" in done.stderr) == (0, False), done
+    if ">&-" not in streams.replace("2>&-", ""):
+        assert "revision 1" in done.stdout
+    assert zos.json("flist", "inspect", "web")["revision"] == 1
+
+
+@pytest.mark.parametrize("json", [[], ["--json"]])
+@pytest.mark.parametrize("verb", ["inspect", "verify"])
+def test_a_full_stdout_is_said_once(zos: Zos, tree: Path, verb: str, json: list[str]) -> None:
+    zos.json("flist", "build", tree, "--name", "web")
+    done = zos.shell("flist", verb, "web", "--quiet", *json, streams=">/dev/full")
+    assert done.returncode == DiskFull.exit_status, done
+    said = ["", ""] if json else ["zos: the disk is full: No space left on device", "hint: df says which one"]
+    assert [line.partition(";")[0] for line in [*done.stderr.splitlines(), "", ""]][:2] == said, done
+
+
+def test_help_into_a_full_stdout(zos: Zos) -> None:
+    done = zos.shell("flist", "--help", streams=">/dev/full")
+    assert (done.returncode, done.stderr) == (1, "")

@@ -8,7 +8,7 @@ import errno
 import os
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from pathlib import Path
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
@@ -141,9 +141,9 @@ class Client:
         async with contextlib.AsyncExitStack() as stack:
             async with self._translated(endpoint), asyncio.timeout(timeout_s):
                 response = await stack.enter_async_context(self._request(endpoint, path, query, body))
-            yield self._chunks(endpoint, response)
+            yield await stack.enter_async_context(contextlib.aclosing(self._chunks(endpoint, response)))
 
-    async def _chunks(self, endpoint: Endpoint[Any], response: _Response) -> AsyncIterator[bytes]:
+    async def _chunks(self, endpoint: Endpoint[Any], response: _Response) -> AsyncGenerator[bytes]:
         async with self._translated(endpoint):
             while chunk := await response.read():
                 yield chunk

@@ -95,7 +95,7 @@ def _segment(value: str) -> str:
     # "." and ".." would be resolved away by every URL library on the way, so they are never sent as they are.
     if value in ("", ".", ".."):
         raise DocumentInvalid(f"{value!r} cannot be part of a path")
-    return quote(value, safe="")
+    return quote(value, safe="", errors="surrogateescape")  # bytes of a command line that are no UTF-8
 
 
 class Problem(Record, frozen=True, kw_only=True):

@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Literal, Protocol, TextIO
 
 __all__ = ["SILENT", "Bars", "Lines", "Progress", "Silent", "Task", "Unit", "choose", "size_text"]
@@ -112,7 +112,7 @@ class _LineTask:
             now_s = self._clock_s()
             if now_s - self._said_s >= LINE_INTERVAL_S:
                 self._said_s = now_s
-                print(f"{self._label}: {self._state()}", file=self._stream, flush=True)
+                self._say(self._state())
 
     def expect(self, total: int) -> None:
         self._total = total
@@ -121,7 +121,11 @@ class _LineTask:
         passed_s = self._clock_s() - self._began_s
         # Of what was never counted there is no amount: "reading the tree: 0" would be no truth.
         amount = f"{self._amount(self._done)} in " if self._done or self._unit == "bytes" else ""
-        print(f"{self._label}: {amount}{passed_s:.1f} s", file=self._stream, flush=True)
+        self._say(f"{amount}{passed_s:.1f} s")
+
+    def _say(self, text: str) -> None:
+        with suppress(OSError):  # the work is no worse where it cannot be shown
+            print(f"{self._label}: {text}", file=self._stream, flush=True)
 
     def _state(self) -> str:
         if not self._total:

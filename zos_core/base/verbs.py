@@ -31,6 +31,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TextIO, TypeVar
@@ -247,9 +248,10 @@ class Console:
             print(text, file=self.out, flush=True)
 
     def note(self, text: str) -> None:
-        """A line for a person who watches."""
+        """A line for a person who watches; the work is no worse where it cannot be shown."""
         if not self.quiet:
-            print(text, file=self.err, flush=True)
+            with suppress(OSError):
+                print(text, file=self.err, flush=True)
 
     def progress(self) -> Progress:
         """Where to report progress; silent with --json and --quiet."""
@@ -313,9 +315,45 @@ class Terminated(BaseException):
 # --- The command ---------------------------------------------------------------------------------------------------
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The console script `zos`; returns the exit status."""
-    return run(list(sys.argv[1:] if argv is None else argv), installed_entries())
+def main(argv: Sequence[str] | None = None, entries: Sequence[Entry] | None = None) -> int:
+    """The console script `zos`; returns the exit status. `entries`: the top-level names, else those installed."""
+    _open_standard_streams()
+    status = run(list(sys.argv[1:] if argv is None else argv), installed_entries() if entries is None else entries)
+    return status if _flush_standard_streams() else status or 1
+
+
+def _open_standard_streams() -> None:
+    """Put /dev/null where a standard descriptor is closed.
+
+    The next file that is opened, which may be one of the event loop's, would be taken for that stream.
+    """
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest free number, which is this one
+    sys.stdin = sys.stdin or open(0, closefd=False)  # noqa: SIM115 (for as long as the program runs)
+    sys.stdout = sys.stdout or open(1, "w", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", closefd=False)  # noqa: SIM115
+
+
+def _flush_standard_streams() -> bool:
+    """Whether all that was said on stdout could be written. What could not be, Python does not try again at exit."""
+    written = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
+            written = written and stream is not sys.stdout
+    return written
+
+
+def _discard(stream: TextIO) -> None:
+    """What is written to a stream from now on, and what is still in its buffer, goes nowhere."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def run(argv: list[str], entries: Sequence[Entry]) -> int:
@@ -340,8 +378,8 @@ def run(argv: list[str], entries: Sequence[Entry]) -> int:
         return INTERRUPTED
     except Terminated:
         return TERMINATED
-    except BrokenPipeError:  # whoever reads our output has gone; Python would complain once more while it exits
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever reads our output has gone
+        _discard(sys.stdout)
         return 1
     except Exception as error:  # noqa: BLE001 (the edge of the program)
         return _report(error, console, verb)
@@ -354,17 +392,18 @@ def _report(error: Exception, console: Console, verb: Verb | None) -> int:
     if known is None:
         import traceback
 
-        traceback.print_exception(error, file=console.err)
+        with suppress(OSError):
+            traceback.print_exception(error, file=console.err)
         known = _Bug(f"unexpected {type(error).__name__}: {error}", hint="this is a fault in zos: please report it")
     status = known.exit_status if verb is None else verb.exit_status_of(known)
-    if console.json:
-        from zos_core.base.endpoint import Problem
+    with suppress(OSError):  # it may be of that very stream; the status tells as well
+        if console.json:
+            from zos_core.base.endpoint import Problem
 
-        console.emit({"error": Problem.of(known)})
-    else:
-        print(f"zos: {known.message}", file=console.err)
-        if known.hint:
-            print(f"hint: {known.hint}", file=console.err)
+            console.emit({"error": Problem.of(known)})
+        else:
+            hint = f"\nhint: {known.hint}" if known.hint else ""
+            print(f"zos: {known.message}{hint}", file=console.err, flush=True)
     return status
 
 
