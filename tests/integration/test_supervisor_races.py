@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import os
 import signal
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -15,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar, cast
 
+import msgspec
 import pytest
 
 from flist.manifest import SignedManifest
@@ -22,9 +24,21 @@ from flist.mount import ImageMounts
 from native.errors import ZosError
 from zos_core.base.document import Document, Record
 from zos_core.base.errors import PeerGone, RemoteError
-from zos_core.base.programs import Child, Children, Descriptors, Dropped, ExitRecord, Exits, Kill, Nothing, Probe, Seq
-from zos_core.containers.document import ContainerState, ExecRequest, ImageRequest, RunRequest
-from zos_core.containers.errors import ContainerBusy, LaunchFailed
+from zos_core.base.programs import (
+    Child,
+    Children,
+    Descriptors,
+    Dropped,
+    ExitRecord,
+    Exits,
+    Kill,
+    Launched,
+    Nothing,
+    Probe,
+    Seq,
+)
+from zos_core.containers.document import RUN_BYTES_MAX, ContainerState, ExecRequest, ImageRequest, RunRequest
+from zos_core.containers.errors import ContainerBusy, ContainerExists, LaunchFailed
 from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor import lifecycle as lifecycle_module
@@ -277,3 +291,61 @@ async def test_one_that_does_not_end_takes_no_grace_from_the_others(
         assert (await one.lifecycle.inspect("good")).status == "exited"
         with pytest.raises(ContainerBusy, match="going down"):
             await one.lifecycle.run(running("new").request, owner_uid=0)
+
+
+@pytest.mark.parametrize(
+    ("data", "why"),
+    [
+        (b"", "truncated"),
+        (b"{", "truncated"),
+        (b"\0" * 4096, "malformed"),
+        (b"[]", "array"),
+        (b"{}", "missing"),
+        (2 * RUN_BYTES_MAX + 1, "longer than"),
+        (None, "directory"),
+        ("web", "is the document of 'web'"),
+    ],
+)
+async def test_a_damaged_document_keeps_no_other_container_from_its_node(
+    tmp_path: Path, data: bytes | str | int | None, why: str
+) -> None:
+    """An empty one is what a power cut leaves of a container that had just been started."""
+    documents = tmp_path / "documents"
+    async with house(tmp_path, running("web"), reconcile=False) as one:
+        path = documents / "hurt.json"
+        if data is None:
+            path.mkdir()
+        elif isinstance(data, int):
+            path.touch()
+            os.truncate(path, data)
+        else:
+            path.write_bytes((documents / f"{data}.json").read_bytes() if isinstance(data, str) else data)
+        (documents / ".tmp-0123456789abcdef").write_bytes(b"what a killed writer left")
+        await one.lifecycle.reconcile()
+        hurt, web = await one.lifecycle.inspect("hurt"), await one.lifecycle.inspect("web")
+        assert web.status == "running"
+        assert hurt.failure is not None
+        assert (hurt.status, hurt.failure.code, why in hurt.failure.message) == (
+            "exited",
+            "container.document-damaged",
+            True,
+        ), hurt
+        with pytest.raises(ContainerExists):
+            await one.lifecycle.run(msgspec.structs.replace(web.request, name="hurt", request_id="1" * 32), owner_uid=0)
+        if data is not None:
+            await one.lifecycle.remove("hurt", force=False)
+            assert sorted(file.name for file in documents.iterdir()) == ["web.json"]
+
+
+async def test_long_arguments_of_execs_do_not_fill_the_document(tmp_path: Path) -> None:
+    async def launched(_: object) -> Launched:
+        return Launched(pid=9, generation=1)
+
+    async with house(tmp_path, running("web")) as one:
+        one.spawn.answers["exec"] = launched
+        for number in range(20):
+            request = ExecRequest(request_id=f"{number:032x}", args=["true", *["\x01" * 131_071] * 16])
+            begun = await one.lifecycle.exec("web", request)
+            assert begun.args == ["true", "\x01" * 1020 + "..."]
+        await one.lifecycle.exec("web", ExecRequest(request_id="f" * 32, args=["last"]))
+    assert (tmp_path / "documents/web.json").stat().st_size < 200_000

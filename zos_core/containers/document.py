@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 import msgspec
@@ -13,6 +14,7 @@ __all__ = [
     "ARGUMENTS_MAX",
     "MEMORY_BYTES_MIN",
     "REQUEST_ID_PATTERN",
+    "RUN_BYTES_MAX",
     "ContainerName",
     "ContainerState",
     "ExecRequest",
@@ -27,6 +29,7 @@ __all__ = [
     "RunRequest",
     "Status",
     "TrustedKey",
+    "shown",
 ]
 
 # Names reach file names, cgroups and link names. Python's "$" is also before a last line
@@ -36,6 +39,10 @@ REQUEST_ID_PATTERN = r"^[0-9a-f]{32}$(?!\n)"
 # execve(2): a single string is at most 128 KiB, all of them a quarter of the stack limit; a frame carries 16 MiB.
 ARGUMENTS_MAX = 4096
 ARGUMENT_BYTES_MAX = 131_071
+RUN_BYTES_MAX = 32 * 1024 * 1024
+"""Of a request to start something; a .flist file travels inside, in base64."""
+SHOWN_CHARACTERS_MAX = 1024
+"""Of an exec's arguments in the document of its container: there may be many execs."""
 # Below this no dynamically linked program starts under memory.max.
 MEMORY_BYTES_MIN = 4 * 1024 * 1024
 CPUS_MILLI_MIN = 10
@@ -152,7 +159,7 @@ class NetworkState(Record, frozen=True, kw_only=True):
 
 
 class ExecState(Record, frozen=True, kw_only=True):
-    """One exec, running or ended."""
+    """One exec, running or ended; `args` are for people, cut where they are long (`shown`)."""
 
     id: int
     request_id: str
@@ -162,6 +169,18 @@ class ExecState(Record, frozen=True, kw_only=True):
     running: bool = True
     exit_code: int | None = None
     exit_signal: int | None = None
+
+
+def shown(args: Sequence[str]) -> list[str]:
+    """Arguments as far as they have `SHOWN_CHARACTERS_MAX` characters in all; "..." stands for what does not fit."""
+    kept: list[str] = []
+    left = SHOWN_CHARACTERS_MAX
+    for argument in args:
+        if len(argument) > left or len(kept) >= SHOWN_CHARACTERS_MAX:
+            return [*kept, argument[:left] + "..."]
+        kept.append(argument)
+        left -= len(argument)
+    return kept
 
 
 class ContainerState(Record, frozen=True, kw_only=True):

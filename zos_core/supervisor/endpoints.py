@@ -8,7 +8,14 @@ from msgspec import Meta
 
 from zos_core.base.document import Document, Record
 from zos_core.base.endpoint import Endpoint
-from zos_core.containers.document import REQUEST_ID_PATTERN, ContainerState, ExecRequest, ExecState, RunRequest
+from zos_core.containers.document import (
+    REQUEST_ID_PATTERN,
+    RUN_BYTES_MAX,
+    ContainerState,
+    ExecRequest,
+    ExecState,
+    RunRequest,
+)
 from zos_core.containers.errors import (
     CommandNotExecutable,
     CommandNotFound,
@@ -45,8 +52,6 @@ __all__ = [
     "WaitQuery",
 ]
 
-# A .flist file travels inside the request, base64.
-RUN_BYTES_MAX = 32 * 1024 * 1024
 WAIT_S_MAX = 60.0
 GRACE_S_MAX = 3600.0
 # Files of a log are numbered by 32 bits and have at most 1 GiB (LOG-FILE-1, LOG-LIMIT).

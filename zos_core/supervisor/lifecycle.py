@@ -42,6 +42,7 @@ from zos_core.containers.document import (
     Failure,
     ImageRequest,
     RunRequest,
+    shown,
 )
 from zos_core.containers.errors import (
     CommandNotFound,
@@ -352,7 +353,7 @@ class Lifecycle:
             number = state.next_exec
             process = f"{name}/exec-{number}"
             started = ExecState(
-                id=number, request_id=request.request_id, generation=state.generation, args=request.args
+                id=number, request_id=request.request_id, generation=state.generation, args=shown(request.args)
             )
             plan = plan_exec(state.request, request, name=process, generation=state.generation, cgroup=state.cgroup)
             state = await self._states.save(state, execs=[*state.execs, started], next_exec=number + 1)
@@ -466,8 +467,7 @@ class Lifecycle:
         state = self._states.find(name)
         if self._released.pop(name, None) != (state.generation if state is not None else 0):
             await self._provisioner.release(name)
-        execs = state.execs if state is not None else []
-        await self._provisioner.remove(name, [*(f"{name}/exec-{known.id}" for known in execs), name])
+        await self._provisioner.remove(name)
         await self._states.delete(name)
         await self._trim_images()
 

@@ -162,10 +162,9 @@ class Provisioner:
             timeout_s=REQUEST_TIMEOUT_S,
         )
 
-    async def remove(self, name: str, processes: Sequence[str]) -> None:
-        """Forget the output of these processes of a container, and its layers."""
-        for process in processes:
-            await self.remove_log(process)
+    async def remove(self, name: str) -> None:
+        """Forget the output of a container and of its execs, and its layers."""
+        await self.remove_log(name)
         await self._programs.spawn.request(
             "remove", Remove(path=f"containers/{name}"), reply=Nothing, timeout_s=REQUEST_TIMEOUT_S
         )

@@ -5,17 +5,21 @@ They lie apart from the containers' layers, since a container may be called `x.j
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
-from zos_core.base.atomic_file import read_limited, write_atomic
+from zos_core.base.atomic_file import TEMPORARY_PREFIX, read_limited, write_atomic
 from zos_core.base.document import decode_json, encode_json
+from zos_core.base.errors import DocumentInvalid, FileTooLarge
 from zos_core.base.threads import in_thread
-from zos_core.containers.document import ContainerState
+from zos_core.containers.document import RUN_BYTES_MAX, ContainerState, Failure, ImageRequest, RunRequest
 
 __all__ = ["Registry"]
 
-# A request carries at most 4096 arguments; a frame of 16 MiB bounds them all.
-DOCUMENT_BYTES_MAX = 32 * 1024 * 1024
+log = logging.getLogger("zos.supervisor")
+
+# The request, and as much again for what came of it.
+DOCUMENT_BYTES_MAX = 2 * RUN_BYTES_MAX
 
 
 class Registry:
@@ -25,18 +29,19 @@ class Registry:
         self._directory = directory
 
     async def load(self) -> dict[str, ContainerState]:
-        """Read every kept state.
+        """Read every kept state, and take away what a killed writer left.
 
-        Raises:
-            DocumentInvalid: a file is not what this version or an earlier one wrote; nothing is guessed.
+        A document that cannot be read becomes a container that has ended and says so: the others go on, its layers
+        stay until somebody removes it, and nothing is guessed. A power cut may leave an empty one (`save`).
         """
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
 
         def read_all() -> dict[str, ContainerState]:
+            for path in self._directory.glob(f"{TEMPORARY_PREFIX}*"):
+                path.unlink(missing_ok=True)
             states = {}
             for path in sorted(self._directory.glob("*.json")):
-                data = read_limited(path, DOCUMENT_BYTES_MAX)
-                state = decode_json(data, ContainerState, what=str(path))
+                state = _read(path)
                 states[state.name] = state
             return states
 
@@ -45,7 +50,7 @@ class Registry:
     async def save(self, state: ContainerState, *, durable: bool = True) -> None:
         """Replace the document of a container, atomically.
 
-        Without `durable` it may be lost in a power cut, though never torn by a crash of ours: what it says of
+        Without `durable` it may be lost in a power cut, or empty, though never torn by a crash of ours: what it says of
         namespaces, cgroups and links would be gone with them.
         """
         await in_thread(write_atomic, self._path(state.name), encode_json(state), mode=0o600, durable=durable)
@@ -56,3 +61,28 @@ class Registry:
 
     def _path(self, name: str) -> Path:
         return self._directory / f"{name}.json"
+
+
+def _read(path: Path) -> ContainerState:
+    name = path.name.removesuffix(".json")
+    try:
+        state = decode_json(read_limited(path, DOCUMENT_BYTES_MAX), ContainerState, what=str(path))
+        if state.name == name:
+            return state
+        why = f"{path} is the document of {state.name!r}"
+    except (DocumentInvalid, FileTooLarge, OSError) as error:
+        why = str(error)
+    log.error("the document of %s cannot be read: %s", name, why)
+    return ContainerState(
+        name=name,
+        owner_uid=0,
+        request=RunRequest(request_id="0" * 32, name=name, image=ImageRequest(store="/"), args=[]),
+        status="exited",
+        generation=0,
+        created_ns=path.stat().st_mtime_ns,
+        failure=Failure(
+            code="container.document-damaged",
+            message=f"what the node kept of this container cannot be read: {why}",
+            hint=f"its files are in the container's `upper` directory still; zos rm {name} removes them",
+        ),
+    )

@@ -31,11 +31,7 @@ class States:
         self._changed = asyncio.Condition()
 
     async def load(self) -> None:
-        """Take up what the documents say, and nothing else.
-
-        Raises:
-            DocumentInvalid: one is not what this version or an earlier one wrote.
-        """
+        """Take up what the documents say, and nothing else."""
         self._states = await self._registry.load()
 
     # --- reading -------------------------------------------------------------------------------------------------
