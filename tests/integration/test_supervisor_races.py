@@ -349,3 +349,33 @@ async def test_long_arguments_of_execs_do_not_fill_the_document(tmp_path: Path) 
             assert begun.args == ["true", "\x01" * 1020 + "..."]
         await one.lifecycle.exec("web", ExecRequest(request_id="f" * 32, args=["last"]))
     assert (tmp_path / "documents/web.json").stat().st_size < 200_000
+
+
+async def test_the_end_of_an_exec_is_kept_until_it_was_told(tmp_path: Path) -> None:
+    """Whatever others run meanwhile: its starter may read the output first. What nobody asks for is bounded."""
+
+    async def launched(_: object) -> Launched:
+        return Launched(pid=9, generation=1)
+
+    async with house(tmp_path, running("web")) as one:
+        one.spawn.answers["exec"] = launched
+
+        async def execute(number: int) -> None:
+            begun = await one.lifecycle.exec("web", ExecRequest(request_id=f"{number:032x}", args=["true"]))
+            one.end(f"web/exec-{begun.id}", code=number % 100)
+            await one.until(lambda: len(one.hold.acknowledged()) == number)
+
+        async def kept() -> list[int]:
+            return [known.id for known in (await one.lifecycle.inspect("web")).execs]
+
+        for number in range(1, 41):
+            await execute(number)
+            if number != 7:
+                assert not (await one.lifecycle.wait_exec("web", str(number), timeout_s=0)).running
+        assert await kept() == [7, *range(24, 41)]  # the last one came to be told after the others were looked at
+        assert (await one.lifecycle.wait_exec("web", "7", timeout_s=0)).exit_code == 7
+        await execute(41)
+        assert await kept() == [*range(25, 42)]
+        for number in range(42, 200):
+            await execute(number)
+        assert await kept() == [*range(200 - 128, 200)]

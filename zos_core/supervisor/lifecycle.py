@@ -75,8 +75,9 @@ STOP_GRACE_S = 10.0
 ATTACH_GRACE_S = 60.0
 # Requests that were called off are remembered, so that one that comes later than its calling off starts nothing.
 CALLED_OFF_MAX = 1024
-# Ended execs and events kept of each container.
-EXECS_KEPT_MAX = 16
+# Of each container: ended execs that somebody has been told of, all that have ended, and events.
+EXECS_TOLD_KEPT_MAX = 16
+EXECS_ENDED_MAX = 128
 EVENTS_KEPT_MAX = 20
 EVENT_GRACE_NS = 5_000_000_000
 
@@ -128,6 +129,8 @@ class Lifecycle:
         self._reconciled = False
         # By container that has ended: the generation of which this supervisor has released everything.
         self._released: dict[str, int] = {}
+        # By container: its execs whose end somebody was told.
+        self._told: dict[str, set[int]] = {}
         self._closing = False
         self._generation = 0
 
@@ -159,7 +162,10 @@ class Lifecycle:
     async def wait_exec(self, name: str, number: str, *, timeout_s: float) -> ExecState:
         """The exec as it is when it has ended, or after `timeout_s` seconds."""
         await self._states.wait_until(lambda: not self._states.get_exec(name, number).running, timeout_s=timeout_s)
-        return self._states.get_exec(name, number)
+        known = self._states.get_exec(name, number)
+        if not known.running:
+            self._told.setdefault(name, set()).add(known.id)
+        return known
 
     def get_exec(self, name: str, number: str) -> ExecState:
         """One exec by its number as it stands in a path.
@@ -469,6 +475,7 @@ class Lifecycle:
             await self._provisioner.release(name)
         await self._provisioner.remove(name)
         await self._states.delete(name)
+        self._told.pop(name, None)
         await self._trim_images()
 
     async def _trim_images(self) -> None:
@@ -556,12 +563,18 @@ class Lifecycle:
         )
 
     async def _prune_execs(self, name: str) -> None:
-        """Forget the oldest ended execs and their output."""
-        state = self._states.get(name)
-        ended = [known for known in state.execs if not known.running]
-        for known in ended[: max(0, len(ended) - EXECS_KEPT_MAX)]:
-            await self._provisioner.remove_log(f"{name}/exec-{known.id}")
-            state = await self._states.save(state, execs=[other for other in state.execs if other.id != known.id])
+        """Forget the oldest ended execs and their output: those whose end was told, others where there are too many.
+
+        Who started one may be busy with its output for as long as he likes before he asks how it ended.
+        """
+        state, told = self._states.get(name), self._told.get(name, set())
+        ended = [known.id for known in state.execs if not known.running]
+        surplus = [number for number in ended if number in told][:-EXECS_TOLD_KEPT_MAX]
+        surplus += [number for number in ended if number not in surplus][:-EXECS_ENDED_MAX]
+        for number in surplus:
+            await self._provisioner.remove_log(f"{name}/exec-{number}")
+            state = await self._states.save(state, execs=[other for other in state.execs if other.id != number])
+            told.discard(number)
 
     def image_error(self, event: ErrorEvent) -> None:
         """Keep with each container of the image why a read of it failed."""

@@ -88,7 +88,11 @@ class Tasks:
                 outcome.cancel()
                 raise
 
-        self.background(carry(), "launch")
+        try:
+            self.background(carry(), "launch")
+        except PeerGone:
+            work.close()
+            raise
         try:
             return await asyncio.shield(outcome)
         except asyncio.CancelledError:
