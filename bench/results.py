@@ -13,7 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from bench.errors import ResultsInvalid, ResultsVersion
-from zos_core.base.atomic_file import Owner, read_limited, write_atomic
+from zos_core.base.atomic_file import Owner, named_output, read_limited, write_atomic
 from zos_core.base.document import Record, decode_json, encode_json
 from zos_core.base.errors import DocumentInvalid, FileTooLarge
 
@@ -209,7 +209,7 @@ def load(path: Path) -> Report:
 
 def save(path: Path, report: Report, *, owner: Owner | None = None) -> None:
     """Write a results file; the old one, if there is one, stays whole until the new one is."""
-    write_atomic(path, msgspec.json.format(encode_json(report), indent=1) + b"\n", owner=owner)
+    write_atomic(named_output(path), msgspec.json.format(encode_json(report), indent=1) + b"\n", owner=owner)
 
 
 def merge(reports: list[Report]) -> Report:

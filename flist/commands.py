@@ -31,7 +31,7 @@ from flist.store import ObjectMissing, Store, open_store
 from flist.verify import verify as verify_image
 from flist.walk import open_tree, walk
 from native.errors import ZosError
-from zos_core.base.atomic_file import read_limited, write_atomic
+from zos_core.base.atomic_file import named_output, read_limited, write_atomic
 from zos_core.base.document import Record
 from zos_core.base.elevate import require_root
 from zos_core.base.errors import UsageError
@@ -157,6 +157,7 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
     name = ImageName.parse(arguments.name or _name_of(tree), publisher=key.publisher)
     if name.hub is not None or name.digest is not None:
         raise UsageError("--name is [PUBLISHER/]NAME[:TAG]", hint="hub and digest are not chosen by the builder")
+    output = named_output(Path(arguments.output)) if arguments.output else None
     async with open_store(arguments.store) as store:
         revision, previous = await _revision(store, name, keyring, arguments.revision)
         if console.plan:
@@ -173,9 +174,11 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
             progress=console.progress(),
         )
         await _give_name(store, name, revision, result.digest, keyring)
-    if arguments.output:
-        write_atomic(Path(arguments.output), result.signed.encode(), owner=user.owner)
+    if output is not None:
+        write_atomic(output, result.signed.encode(), owner=user.owner)
     _report(result, name, revision, store.name, arguments.output, console)
+    if key.public not in keyring.trusted(name.publisher):
+        console.note(f"your key is not trusted for {name.publisher}: zos trust add {name.publisher} {key.id}")
 
 
 def _name_of(tree: Path) -> str:

@@ -11,7 +11,7 @@ from flist.names import ImageName, NameUnknown, fetch_manifest, is_file, parse_r
 from flist.publish import publish as publish_image
 from flist.sign import UntrustedPublisher, sign_manifest, verify_manifest
 from flist.store import DirectoryStore, HttpStore, ObjectMissing, StoreReadOnly, open_store
-from zos_core.base.atomic_file import read_limited, write_atomic
+from zos_core.base.atomic_file import named_output, read_limited, write_atomic
 from zos_core.base.client import Client
 from zos_core.base.document import Record
 from zos_core.base.errors import UsageError
@@ -45,7 +45,7 @@ async def sign(arguments: argparse.Namespace, console: Console) -> None:
     keyring = Keyring.of(user)
     key = keyring.own_key()
     if is_file(arguments.image):
-        path = Path(arguments.image)
+        path = named_output(Path(arguments.image))
         signed = sign_manifest(SignedManifest.parse(read_limited(path, FILE_MAX)), key)
         write_atomic(path, signed.encode(), mode=path.stat().st_mode & 0o777, owner=user.owner)
         where = str(path)

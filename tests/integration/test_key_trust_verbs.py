@@ -65,6 +65,32 @@ def test_a_key_goes_to_another_machine(zos: Zos, other: Zos, tmp_path: Path) -> 
     assert stat.S_IMODE(os.stat(other.json("key", "show")["file"]).st_mode) == 0o600
 
 
+def test_a_key_goes_through_a_pipe(zos: Zos, other: Zos) -> None:
+    mine = zos.json("key", "show")["key"]
+    done = zos.shell("key", "export", "-", streams="| cat")
+    assert json.loads(done.stdout)["kind"] == "ed25519"
+    (other.home / "piped").write_text(done.stdout)
+    assert other.shell("key", "import", "-", "--json", streams="< piped").returncode == 0
+    assert other.json("key", "show")["key"] == mine
+
+
+def test_an_export_takes_the_place_of_files_alone(zos: Zos, tmp_path: Path) -> None:
+    zos.json("key", "show")
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "directory").mkdir()
+    for name in ("fifo", "directory"):
+        error = zos.json("key", "export", "--force", tmp_path / name, status=2)["error"]
+        assert (error["code"], str(tmp_path / name) in error["message"]) == ("cli.usage", True)
+        assert not (tmp_path / name).is_file()
+    (tmp_path / "link").symlink_to("kept.json")
+    for _ in range(2):  # the first makes the file that the link names, the second replaces it
+        zos.json("key", "export", "--force", tmp_path / "link")
+        assert (tmp_path / "link").is_symlink()
+        assert json.loads((tmp_path / "kept.json").read_bytes())["kind"] == "ed25519"
+    error = zos.json("key", "export", tmp_path / "none" / "key.json", status=1)["error"]
+    assert error["message"] == f"{tmp_path}/none/key.json: No such file or directory"
+
+
 @pytest.mark.parametrize(
     ("data", "code"),
     [

@@ -9,16 +9,18 @@ import contextlib
 import fcntl
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from zos_core.base.errors import FileTooLarge, disk_full_at, is_disk_full
+from zos_core.base.errors import FileTooLarge, UsageError, disk_full_at, is_disk_full
 
 __all__ = [
     "TEMPORARY_PREFIX",
     "locked_directory",
     "make_directories",
+    "named_output",
     "read_limited",
     "replacing",
     "sync_directory",
@@ -53,7 +55,10 @@ def replacing(
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise _told(path, error) from error
+        told = _told(path, error)
+        if told is error:
+            raise
+        raise told from error
     try:
         with open(descriptor, "wb") as file:
             yield file
@@ -80,8 +85,14 @@ def replacing(
 
 
 def _told(path: Path, error: BaseException) -> BaseException:
-    """The error that names the file for which there is no room; any other as it is."""
-    return disk_full_at(path, error) if isinstance(error, OSError) and is_disk_full(error) else error
+    """The error with the name of the file that was to be written, not that of the temporary one."""
+    if not isinstance(error, OSError):
+        return error
+    if is_disk_full(error):
+        return disk_full_at(path, error)
+    if error.filename is not None and Path(os.fsdecode(error.filename)).name.startswith(TEMPORARY_PREFIX):
+        error.filename, error.filename2 = str(path), None
+    return error
 
 
 def write_atomic(
@@ -96,6 +107,25 @@ def write_atomic(
     """`data` as the whole contents of `path`; arguments as of `replacing`."""
     with replacing(path, mode=mode, owner=owner, exclusive=exclusive, durable=durable) as file:
         file.write(data)
+
+
+def named_output(path: Path) -> Path:
+    """The file that a user names to be written: where its links lead.
+
+    Raises:
+        UsageError: something is there that a new file must not take the place of, such as a device; or no directory.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        target = path.resolve()
+        if not target.parent.is_dir():
+            raise UsageError(f"{target.parent} is no directory", hint="make it, or name another file") from None
+        return target
+    if not stat.S_ISREG(mode):
+        kind = "a directory" if stat.S_ISDIR(mode) else "no regular file"
+        raise UsageError(f"{path} is {kind}", hint="name a file to be written")
+    return path.resolve()
 
 
 def read_limited(path: Path, limit: int) -> bytes:

@@ -28,17 +28,20 @@ KEY = Group(
             summary="Write your own key, the secret included, to a file that only you can read",
             handler="zos_core.base.commands:key_export",
             arguments=(
-                argument("file", metavar="FILE", help="a new file, which gets mode 0600"),
+                argument("file", metavar="FILE", help="a new file, which gets mode 0600; - is stdout"),
                 argument("--force", action="store_true", help="replace FILE if it exists"),
             ),
-            examples=(("zos key export /media/stick/zos-key.json", "keep a copy, or carry it to another machine"),),
+            examples=(
+                ("zos key export /media/stick/zos-key.json", "keep a copy, or carry it to another machine"),
+                ("zos key export - | age -p > zos-key.age", "keep it encrypted"),
+            ),
             details="Whoever has the file signs in your name. It is not encrypted: keep it as you keep an ssh key.",
         ),
         "import": Verb(
             summary="Make an exported key your own, and trust it",
             handler="zos_core.base.commands:key_import",
             arguments=(
-                argument("file", metavar="FILE", help="what `zos key export` wrote"),
+                argument("file", metavar="FILE", help="what `zos key export` wrote; - is stdin"),
                 argument(
                     "--replace",
                     action="store_true",

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
-from zos_core.base.atomic_file import read_limited, write_atomic
+from zos_core.base.atomic_file import named_output, read_limited, write_atomic
 from zos_core.base.document import Record
 from zos_core.base.errors import KeyExists
 from zos_core.base.keyring import KEY_FILE_BYTES_MAX, Keyring, key_id, parse_key_id
@@ -21,6 +22,9 @@ __all__ = [
     "trust_list",
     "trust_remove",
 ]
+
+STDOUT = "-"
+"""In the place of a file: stdout, or stdin."""
 
 
 class KeyShown(Record, frozen=True, kw_only=True):
@@ -55,16 +59,22 @@ def key_show(arguments: argparse.Namespace, console: Console) -> None:
 
 
 def key_export(arguments: argparse.Namespace, console: Console) -> None:
-    """Write the own key to a file.
+    """Write the own key to a file, or to stdout.
 
     Raises:
         KeyExists: the file is there.
+        UsageError: something else is there.
         KeyInvalid: there is no own key yet.
     """
     user = account()
     keyring = Keyring.of(user)
-    path = Path(arguments.file).absolute()
     data = keyring.export()
+    if arguments.file == STDOUT:
+        print(data.decode(), end="", file=console.out, flush=True)
+        return
+    path = Path(arguments.file).absolute()
+    if arguments.force:
+        path = named_output(path)
     try:
         write_atomic(path, data, 0o600, owner=user.owner, exclusive=not arguments.force)
     except FileExistsError as error:
@@ -84,7 +94,11 @@ def key_import(arguments: argparse.Namespace, console: Console) -> None:
         DocumentInvalid, FileTooLarge: the file is no exported key.
     """
     keyring = Keyring.of()
-    key = keyring.import_key(read_limited(Path(arguments.file), KEY_FILE_BYTES_MAX), replace=arguments.replace)
+    if arguments.file == STDOUT:
+        data = sys.stdin.buffer.read(KEY_FILE_BYTES_MAX + 1)
+    else:
+        data = read_limited(Path(arguments.file), KEY_FILE_BYTES_MAX)
+    key = keyring.import_key(data, replace=arguments.replace)
     console.emit(
         KeyShown(publisher=key.publisher, key=key.id, file=str(keyring.path)), f"you are {key.publisher} {key.id}"
     )
