@@ -177,7 +177,7 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
     if output is not None:
         write_atomic(output, result.signed.encode(), owner=user.owner)
     _report(result, name, revision, store.name, arguments.output, console)
-    if key.public not in keyring.trusted(name.publisher):
+    if not console.json and key.public not in keyring.trusted(name.publisher):
         console.note(f"your key is not trusted for {name.publisher}: zos trust add {name.publisher} {key.id}")
 
 

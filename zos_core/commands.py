@@ -26,6 +26,7 @@ from zos_core.base.endpoint import RemoteProblem
 from zos_core.base.errors import PeerGone, RequestTimeout, Unreachable, UsageError
 from zos_core.base.groups import plain_group
 from zos_core.base.paths import Instance, account, default_store
+from zos_core.base.text import printable
 from zos_core.base.threads import in_thread
 from zos_core.base.tree import (
     Listener,
@@ -360,7 +361,7 @@ async def ps(arguments: argparse.Namespace, console: Console) -> int:
             _status_text(state),
             "-" if state.image is None else state.image.provider,
             " ".join(f"{port.listen}->{port.connect.rpartition(':')[2]}" for port in _ports(state)) or "-",
-            " ".join(state.request.args)[:40].splitlines()[0] if state.request.args else "-",
+            printable(" ".join(state.request.args))[:40] or "-",
         )
         for state in known
     ]

@@ -15,6 +15,7 @@ __all__ = [
     "NotOwner",
     "ObjectWrong",
     "RevisionIncomplete",
+    "StoreUnwritable",
     "UploadConflict",
     "UploadLimit",
 ]
@@ -84,6 +85,12 @@ class UploadLimit(ZosError):
     """More unpublished bytes, or objects, than the hub keeps for one key or for all together (PUB-8)."""
 
     code, http_status, exit_status, retryable = "hub.upload-limit", 507, 33, True
+
+
+class StoreUnwritable(ZosError):
+    """The hub may not, or cannot, write into its own store."""
+
+    code, http_status, exit_status = "hub.store-unwritable", 503, 33
 
 
 class HubBusy(ZosError):

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from flist.hub.checkpoint import CHECKPOINT_BYTES_MAX, open_checkpoint, sign_checkpoint
 from flist.hub.errors import LogDamaged
-from flist.hub.staging import disk_full
+from flist.hub.staging import writing
 from flist.names import NameRecord, read_record
 from flist.store.paths import NAME_FILE_MAX
 from native.errors import ZosError
@@ -68,7 +68,7 @@ class RevisionLog:
         if not self._path.exists():
             if self._note.exists():
                 raise self._damaged("the log is gone, its checkpoint is there")
-            with disk_full("the log"):
+            with writing("the log"):
                 write_atomic(self._path, _HEADER.pack(_MAGIC, 1, 0))
         self._file = os.open(self._path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
@@ -134,7 +134,7 @@ class RevisionLog:
         if self.size >= ENTRIES_MAX:
             raise LogDamaged(f"the log has {ENTRIES_MAX} leaves", hint="start a new hub")
         try:
-            with disk_full("the log"):
+            with writing("the log"):
                 written = os.pwrite(self._file, _LENGTH.pack(len(data)) + data, self._end)
                 if written != _LENGTH.size + len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -193,7 +193,7 @@ class RevisionLog:
 
     def _sign(self) -> None:
         text = sign_checkpoint(self._key, self.size, self.root(self.size))
-        with disk_full("the checkpoint"):
+        with writing("the checkpoint"):
             write_atomic(self._note, text.encode())
         self._text, self._signed_size = text, self.size
 

@@ -8,6 +8,7 @@ A publisher whose images were built into the store by hand belongs to the key th
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,11 +17,14 @@ from flist.names import read_record
 from flist.store.paths import NAME_FILE_MAX
 from native.errors import ZosError
 from zos_core.base.atomic_file import TEMPORARY_PREFIX, make_directories, read_limited, write_atomic
-from zos_core.base.keyring import key_id, parse_key_id, read_publishers
+from zos_core.base.errors import KeyInvalid
+from zos_core.base.keyring import check_registered, key_id, parse_key_id, read_publishers
 
 __all__ = ["Owners"]
 
 OWNER_FILE_MAX = 256
+
+_log = logging.getLogger(__name__)
 
 
 class Owners:
@@ -37,14 +41,18 @@ class Owners:
         self._directory = directory
         self._store = store
         self._allowed = allowed
-        self._read: tuple[tuple[int, int, int], dict[str, list[bytes]]] | None = None
+        self._table: dict[str, list[bytes]] = {}
+        self._version: tuple[int, int, int] | None = None
         if allowed is not None:
-            self._publishers(allowed)
+            self._version, self._table = _version(allowed), read_publishers(allowed)
 
     def known(self, public: bytes) -> bool:
-        """Whether a key may speak to the hub at all: any, or those of the operator's file."""
+        """Whether a key may speak to the hub at all: any that SIG-5 admits, or those of the operator's file."""
         if self._allowed is None:
-            return True
+            with contextlib.suppress(KeyInvalid):
+                check_registered(public)
+                return True
+            return False
         return any(public in keys for keys in self._publishers(self._allowed).values())
 
     def check(self, publisher: str, public: bytes) -> None:
@@ -81,7 +89,17 @@ class Owners:
             text = read_limited(self._directory / publisher, OWNER_FILE_MAX).decode(errors="replace")
         except FileNotFoundError:
             return list(self._signers(publisher))
-        return [parse_key_id(line) for line in text.split()]
+        try:
+            keys = [parse_key_id(line) for line in text.split()]
+        except KeyInvalid:
+            keys = []
+        if not keys:  # damaged, which gives it to nobody
+            raise NotOwner(
+                f"{publisher} belongs to a key that the hub cannot tell any more",
+                hint=f"the hub's operator looks at {self._directory / publisher}",
+                publisher=publisher,
+            )
+        return keys
 
     def _signers(self, publisher: str) -> Iterator[bytes]:
         for path in sorted((self._store / "name" / publisher).glob("*/*")):
@@ -91,9 +109,20 @@ class Owners:
                 yield read_record(read_limited(path, NAME_FILE_MAX), trusted=None).public
 
     def _publishers(self, path: Path) -> dict[str, list[bytes]]:
-        """The operator's file, read again when it has changed."""
-        status = path.stat()
-        version = (status.st_ino, status.st_size, status.st_mtime_ns)
-        if self._read is None or self._read[0] != version:
-            self._read = version, read_publishers(path)
-        return self._read[1]
+        """The operator's file, read again when it has changed; while it is gone or wrong, as it was before."""
+        try:
+            version = _version(path)
+        except OSError:
+            version = None
+        if version != self._version:
+            self._version = version  # one attempt for each, also where it fails
+            try:
+                self._table = read_publishers(path)
+            except (ZosError, OSError) as error:
+                _log.error("%s; who might publish before still may", error)
+        return self._table
+
+
+def _version(path: Path) -> tuple[int, int, int]:
+    status = path.stat()
+    return status.st_ino, status.st_size, status.st_mtime_ns

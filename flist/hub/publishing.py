@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import itertools
 import logging
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -37,10 +39,10 @@ from flist.hub.endpoints import (
     Wanted,
     WantedObject,
 )
-from flist.hub.errors import HubBusy, RevisionIncomplete
+from flist.hub.errors import HubBusy, RevisionIncomplete, StoreUnwritable
 from flist.hub.log import RevisionLog
 from flist.hub.owners import Owners
-from flist.hub.staging import UPLOAD_KINDS, Staging, disk_full
+from flist.hub.staging import UPLOAD_KINDS, Staging, writing
 from flist.index import Page, PageList
 from flist.locator import Locator, packs_of
 from flist.manifest import Manifest, SignedManifest
@@ -52,7 +54,7 @@ from flist.verify import verify
 from native.errors import ZosError
 from zos_core.base.atomic_file import make_directories, read_limited, sync_directory, write_atomic
 from zos_core.base.document import Record, decode_msgpack, encode_msgpack
-from zos_core.base.errors import DiskFull, DocumentInvalid
+from zos_core.base.errors import DiskFull, DocumentInvalid, RequestTimeout, ServerBusy
 from zos_core.base.keyring import Keyring
 from zos_core.base.server import Caller
 from zos_core.base.threads import in_thread
@@ -64,6 +66,11 @@ HUB_DIRECTORY = "hub"
 INTENT_BYTES_MAX = 64 << 20
 VERIFY_TIMEOUT_S = 1800.0
 """For reading all of an image on the hub's own disk."""
+VERIFIED_AT_ONCE = 2
+"""Each takes some 40 MB of memory, and a processor."""
+COMMITS_MAX = 32
+COMMITS_OF_KEY_MAX = 4
+"""Under way, verified or waiting for it; more are told to come again."""
 
 VIEWS = "view"
 """Directory of what is being verified; who is killed meanwhile leaves links, which go at the next start."""
@@ -118,13 +125,16 @@ class Publishing:
             self._store = DirectoryStore(root)
             shutil.rmtree(self._directory / VIEWS, ignore_errors=True)
             self._commit = asyncio.Lock()
+            self._verifying = asyncio.Semaphore(VERIFIED_AT_ONCE)
+            self._commits: Counter[bytes] = Counter()
             # Each lives for as long as somebody has it or waits for it.
             self._turns: WeakValueDictionary[tuple[bytes, str], asyncio.Lock] = WeakValueDictionary()
             self._views = itertools.count()
             try:
                 self._carry_out()
                 self._log_what_was_built()
-            except DiskFull as error:  # reading goes on; the next commit tries again, and says so
+            except (DiskFull, StoreUnwritable, RevisionIncomplete) as error:
+                # Reading goes on; the next commit tries again, and says so.
                 _log.warning("%s", error)
         except BaseException:
             os.close(self._lock_file)
@@ -167,7 +177,24 @@ class Publishing:
         record = signed.record
         await in_thread(self.owners.check, record.name.partition("/")[0], public)
         self._refuse_old(record, await in_thread(self._current, record.name, record.tag))
-        await self._verify(public, image, body.locator)
+        with self._under_way(public):
+            async with self._verifying:
+                await self._verify(public, image, body.locator)
+            return await self._publish(public, image, record, body)
+
+    @contextlib.contextmanager
+    def _under_way(self, public: bytes) -> Iterator[None]:
+        if self._commits.total() >= COMMITS_MAX or self._commits[public] >= COMMITS_OF_KEY_MAX:
+            raise ServerBusy("the hub has enough to verify already", hint="publish again in a while")
+        self._commits[public] += 1
+        try:
+            yield
+        finally:
+            self._commits[public] -= 1
+            self._commits += Counter()  # drops those that have none
+
+    async def _publish(self, public: bytes, image: SignedManifest, record: NameRecord, body: Revision) -> Committed:
+        """Commit what was verified."""
         async with self._commit:
             await in_thread(self._carry_out)
             await in_thread(self.owners.check, record.name.partition("/")[0], public)
@@ -263,6 +290,10 @@ class Publishing:
                 for ref in (image.manifest.trace, image.manifest.oci):
                     if ref is not None and not await store.has(f"meta/{ref.blake3.hex()}"):
                         raise ObjectMissing(f"meta/{ref.blake3.hex()} did not come")
+        except TimeoutError as error:
+            raise RequestTimeout(f"the image was not verified within {VERIFY_TIMEOUT_S:.0f} s") from error
+        except (DiskFull, StoreUnwritable):
+            raise
         except ZosError as error:
             raise RevisionIncomplete(
                 f"the image is not whole on this hub: {error}", hint="publish again: it goes on", cause=error.code
@@ -280,12 +311,13 @@ class Publishing:
         path = f"locator/{manifest.index.root.hex()}"
         new = self._new_locator(public, manifest, locator)
         source = self._root / path if new is None else places[0] / "locator" / new.hex()
-        if not _link(source, view / path):
-            raise ObjectMissing(f"{path} did not come", path=path)
-        for pack in packs_of(read_limited(view / path, size_max(path))):
-            for place in places:  # what is in neither is missed by who reads it
-                if _link(place / "pack" / pack.hex(), view / "pack" / pack.hex()):
-                    break
+        with writing("what is verified"):
+            if not _link(source, view / path):
+                raise ObjectMissing(f"{path} did not come", path=path)
+            for pack in packs_of(read_limited(view / path, size_max(path))):
+                for place in places:  # what is in neither is missed by who reads it
+                    if _link(place / "pack" / pack.hex(), view / "pack" / pack.hex()):
+                        break
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -308,18 +340,41 @@ class Publishing:
 
     def _decide(self, intent: Intent) -> None:
         """The point of no return: the intent is durable."""
-        with disk_full("the revision"):
+        with writing("the revision"):
+            for directory in self._directories(intent):  # found out now, when nothing is decided
+                make_directories(directory)
+                if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
+                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
             write_atomic(self._directory / "intent", encode_msgpack(intent))
+
+    def _directories(self, intent: Intent) -> set[Path]:
+        """Every directory into which an intent puts something."""
+        name = read_record(intent.record, trusted=None).record.name
+        kinds = {path.partition("/")[0] for path in intent.objects} | {"manifest"}
+        if intent.locator is not None:
+            kinds.add("locator")
+        return {self._directory, self._root / "name" / name, *(self._root / kind for kind in kinds)}
+
+    async def collect(self, *, now_s: float) -> None:
+        """Throw away idle uploads, but for what an intent that could not be carried out yet is to move (PUB-8)."""
+        async with self._commit:
+            intent = await in_thread(self._read_intent)
+            keep = None if intent is None else intent.public
+            await in_thread(partial(self.staging.collect, now_s=now_s, keep=keep))
+
+    def _read_intent(self) -> Intent | None:
+        path = self._directory / "intent"
+        try:
+            return decode_msgpack(read_limited(path, INTENT_BYTES_MAX), Intent, what=str(path))
+        except FileNotFoundError:
+            return None
 
     def _carry_out(self) -> None:
         """Do what an intent says, if there is one."""
-        path = self._directory / "intent"
-        try:
-            data = read_limited(path, INTENT_BYTES_MAX)
-        except FileNotFoundError:
+        intent = self._read_intent()
+        if intent is None:
             return
-        intent = decode_msgpack(data, Intent, what=str(path))
-        with disk_full("the revision"):
+        with writing("the revision"):
             for step in self._steps(intent):
                 self._run(step)
 

@@ -113,7 +113,7 @@ def _published(publishing: Publishing) -> dict[Endpoint[object], Handler]:
 
 async def _collect(publishing: Publishing) -> None:
     while True:
-        await in_thread(publishing.staging.collect, now_s=time.time_ns() / 1e9)
+        await publishing.collect(now_s=time.time_ns() / 1e9)
         await asyncio.sleep(COLLECT_INTERVAL_S)
 
 

@@ -20,14 +20,14 @@ from pathlib import Path
 import zstandard
 from blake3 import blake3
 
-from flist.hub.errors import ObjectWrong, UploadConflict, UploadLimit
+from flist.hub.errors import ObjectWrong, StoreUnwritable, UploadConflict, UploadLimit
 from flist.manifest import META_MAX
 from flist.store import DirectoryStore, ObjectInvalid
 from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import make_directories, sync_directory
 from zos_core.base.errors import DiskFull
 
-__all__ = ["IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "disk_full"]
+__all__ = ["IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "writing"]
 
 STAGED_BYTES_MAX = 64 << 30
 """Of all keys together; one key may have a quarter."""
@@ -94,7 +94,7 @@ class Staging:
         self._admit(public, len(data), objects=int(not have))
         part = self._part(public, path)
         try:
-            with disk_full(path):
+            with writing(path):
                 make_directories(part.parent, mode=0o700)
                 _append(part, data, have)
         except BaseException:
@@ -108,10 +108,12 @@ class Staging:
         """An object of `size` bytes has left for the store."""
         self._leave(public, size, objects=1)
 
-    def collect(self, *, now_s: float, idle_s: float = IDLE_S) -> int:
-        """Throw away what nobody went on with for `idle_s`; the number of objects."""
+    def collect(self, *, now_s: float, idle_s: float = IDLE_S, keep: bytes | None = None) -> int:
+        """Throw away what nobody went on with for `idle_s`; the number of objects. Of the key `keep` nothing goes."""
         gone = 0
         for file in list(self._files()):
+            if keep is not None and file.is_relative_to(self.place(keep)):
+                continue
             with contextlib.suppress(FileNotFoundError):
                 if file.stat().st_mtime + idle_s <= now_s:
                     file.unlink()
@@ -129,7 +131,7 @@ class Staging:
             part.unlink()
             raise ObjectWrong(f"{path} arrived with another hash", hint="is the store it comes from whole?", path=path)
         target = self.place(public) / path
-        with disk_full(path):
+        with writing(path):
             _sync(part)
             make_directories(target.parent, mode=0o700)
             os.replace(part, target)
@@ -173,15 +175,24 @@ class Staging:
 
 
 @contextlib.contextmanager
-def disk_full(what: str) -> Iterator[None]:
-    """An OSError that says that there is no room, as what it is."""
+def writing(what: str) -> Iterator[None]:
+    """What keeps the hub from writing, as what it is.
+
+    Raises:
+        DiskFull: there is no room.
+        StoreUnwritable: any other OSError.
+    """
     try:
         yield
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        raise DiskFull(
-            f"the hub has no room for {what}: {error.strerror}", hint="its operator has to make room", what=what
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise DiskFull(
+                f"the hub has no room for {what}: {error.strerror}", hint="its operator has to make room", what=what
+            ) from error
+        raise StoreUnwritable(
+            f"the hub cannot write {what}: {error.strerror or error}",
+            hint=f"its operator finds out why{f': {error.filename}' if error.filename else ''}",
+            what=what,
         ) from error
 
 

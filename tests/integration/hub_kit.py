@@ -46,9 +46,9 @@ class HubProcess:
         self.port = int(said["url"].rpartition(":")[2])
         return self.url
 
-    def kill(self) -> None:
-        """SIGKILL, and wait for the end."""
-        self._end(signal.SIGKILL)
+    def kill(self) -> str:
+        """SIGKILL, and wait for the end; what it had said on stderr."""
+        return self._end(signal.SIGKILL)
 
     def stop(self) -> None:
         """SIGTERM; nothing was said on stderr."""
@@ -74,7 +74,7 @@ class HubProcess:
 class Wire:
     """A TCP relay to a hub, which knows it by name. After `after` bytes towards the hub, `act`, and it is cut."""
 
-    def __init__(self, hub: HubProcess, *, after: int | None = None, act: Callable[[], None] | None = None) -> None:
+    def __init__(self, hub: HubProcess, *, after: int | None = None, act: Callable[[], object] | None = None) -> None:
         self._hub = hub
         self._after = after
         self._act = act

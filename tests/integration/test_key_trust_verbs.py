@@ -74,6 +74,18 @@ def test_a_key_goes_through_a_pipe(zos: Zos, other: Zos) -> None:
     assert other.json("key", "show")["key"] == mine
 
 
+@pytest.mark.parametrize("argv", [("key", "import", "fifo"), ("flist", "verify", "fifo.flist"), ("key", "show")])
+def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(zos: Zos, argv: tuple[str, ...]) -> None:
+    shown = Path(zos.json("key", "show")["file"])
+    for name in ("fifo", "fifo.flist"):
+        os.mkfifo(zos.home / name)
+    if argv == ("key", "show"):
+        shown.unlink()
+        os.mkfifo(shown, 0o600)
+    done = zos.shell(*argv, "--json", streams="")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (10, "file.not-regular"), done
+
+
 def test_an_export_takes_the_place_of_files_alone(zos: Zos, tmp_path: Path) -> None:
     zos.json("key", "show")
     os.mkfifo(tmp_path / "fifo")

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import contextlib
+import errno
+import hashlib
+import http.client
 import json
 import os
+import secrets
 import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +23,10 @@ from typing import Any
 import pytest
 from blake3 import blake3
 
+from flist.hub import publishing as publishing_module
 from flist.hub.endpoints import COMMIT, ChunkQuery, Committed, Revision
-from flist.hub.errors import RevisionIncomplete
-from flist.hub.publishing import Intent, Publishing
+from flist.hub.errors import RevisionIncomplete, StoreUnwritable
+from flist.hub.publishing import Intent, Publishing, Step
 from flist.manifest import Manifest, SignedManifest
 from flist.names import fetch_manifest, read_record
 from flist.publish import publish as publish_image
@@ -27,7 +35,7 @@ from tests.integration.hub_kit import HubProcess, Wire, kill, objects, staged
 from tests.zos_tool import Zos
 from zos_core.base.client import Client
 from zos_core.base.document import decode_msgpack, encode_msgpack
-from zos_core.base.errors import DiskFull
+from zos_core.base.errors import DiskFull, RequestTimeout, ServerBusy
 from zos_core.base.keyring import Keyring
 from zos_core.base.request_signature import Signer
 from zos_core.base.server import Caller
@@ -338,6 +346,55 @@ def test_the_operator_says_who_may(jane: Zos, hub: HubProcess, tree: Path, tmp_p
     assert error["code"] == "document.invalid"
 
 
+def test_the_operators_file_is_kept_in_mind_while_it_cannot_be_read(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    who = tmp_path / "publishers.json"
+    allowed = json.dumps({"version": 1, "publishers": {"jane": [jane.json("key", "show")["key"]]}})
+    who.write_text(allowed)
+    hub.options = ("--publishers", who)
+    url = hub.start()
+    publish(jane, url)
+
+    def gone() -> None:
+        who.unlink()
+
+    def half() -> None:
+        who.write_text(allowed[:20])
+
+    def a_pipe() -> None:
+        who.unlink()
+        os.mkfifo(who)
+
+    for number, happens in enumerate((gone, half, a_pipe), start=2):
+        happens()
+        build(jane, tree, "jane/web", "--revision", str(number))
+        assert publish(jane, url)["revision"] == number
+    who.unlink()
+    who.write_text(json.dumps({"version": 1, "publishers": {}}))
+    assert publish(jane, url, status=16)["error"]["code"] == "request.key-unknown"
+    said = hub.kill()
+    assert [line for line in said.splitlines() if "still may" not in line] == []
+    assert len(said.splitlines()) == 3, said
+
+
+@pytest.mark.parametrize("text", ["", "\n", "nobody\n"])
+def test_an_owners_file_that_is_damaged_gives_the_name_to_nobody(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, text: str
+) -> None:
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    build(jane, tree)
+    build(eve, tree, "jane/web", "--revision", "5")
+    with hub.running() as url:
+        publish(jane, url)
+        (hub.root / "hub/owner/jane").write_text(text)
+        error = publish(eve, url, status=32)["error"]
+        assert (error["code"], "hub/owner/jane" in error["hint"]) == ("hub.not-owner", True)
+
+
 def test_images_built_into_the_store_belong_to_their_signer(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
 ) -> None:
@@ -500,6 +557,47 @@ def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
     assert staged(hub.root) == set()
 
 
+def test_commits_under_way_are_bounded_and_timed(
+    jane: Zos, hub: HubProcess, tree: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each is verified, which takes memory and time; whoever is refused may come again."""
+    as_jane(jane)
+    build(jane, tree)
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+
+    async def main() -> list[Committed | BaseException]:
+        refused = asyncio.Event()
+
+        class Slow(Publishing):
+            async def _verify(self, public: bytes, image: SignedManifest, locator: bytes | None) -> None:
+                await refused.wait()
+                await super()._verify(public, image, locator)
+
+        taken = Slow(hub.root)
+
+        async def commit() -> Committed | BaseException:
+            try:
+                return await taken.commit(caller=caller, body=body)
+            except ServerBusy as error:
+                refused.set()
+                return error
+
+        answers = await asyncio.gather(*(commit() for _ in range(5)))
+        monkeypatch.setattr(publishing_module, "VERIFY_TIMEOUT_S", 0.0)
+        with pytest.raises(RequestTimeout, match="not verified within"):
+            await taken.commit(caller=caller, body=body)
+        taken.close()
+        return answers
+
+    kinds = [type(answer) for answer in asyncio.run(main())]
+    assert sorted(kinds, key=str) == sorted([ServerBusy, *[Committed] * 4], key=str)
+
+
 @pytest.mark.parametrize("kind", ["pack", "locator", "index", "meta"])
 def test_what_a_store_has_lost_is_sent_again(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, kind: str) -> None:
     as_jane(jane)
@@ -597,3 +695,125 @@ def test_a_full_disk_of_the_hub_is_said_and_survived(jane: Zos, hub: HubProcess,
     finally:
         hub.kill()
         subprocess.run(["umount", hub.root], check=True)
+
+
+def _read_only(path: Path) -> None:
+    """As the operator's mount, or the kernel after an error of the disk, makes it; root is refused as well."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
+
+
+@pytest.mark.root
+def test_a_store_that_cannot_be_written_is_said_and_read(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    with hub.running() as url:
+        publish(jane, url)
+        (tree / "small-3").write_bytes(b"changed")
+        build(jane, tree)
+        _read_only(hub.root / "manifest")
+        try:
+            error = publish(jane, url, status=33)["error"]
+            assert error["code"] == "hub.store-unwritable"
+            assert str(hub.root / "manifest") in error["hint"]
+            assert not (hub.root / "hub/intent").exists(), "it was found out before anything was decided"
+            assert jane.json("flist", "verify", f"jane/web@{_digest_of(hub.root)}", "--store", url)["revision"] == 1
+        finally:
+            subprocess.run(["umount", hub.root / "manifest"], check=True)
+        assert publish(jane, url)["revision"] == 2
+
+
+@pytest.mark.root
+def test_an_intent_that_cannot_be_carried_out_waits_and_loses_nothing(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
+) -> None:
+    """The hub starts and is read; for as long as it lasts, those who publish are told; no upload is thrown away."""
+    as_jane(jane)
+    eve = as_jane(home(tmp_path, "eve"))
+    build(jane, tree)
+    build(eve, tree, "eve/web")
+    trust(eve, eve, "eve")
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+
+    def until_the_manifest(step: Step) -> None:
+        if step.name == "manifest":
+            raise OSError(errno.EIO, "the disk is broken")
+        step.work()
+
+    async def main() -> None:
+        broken = Publishing(hub.root, run=until_the_manifest)
+        with pytest.raises(StoreUnwritable, match="the disk is broken"):
+            await broken.commit(caller=caller, body=body)
+        before = staged(hub.root)
+        await broken.collect(now_s=1e12)
+        assert staged(hub.root) == before
+        broken.close()
+
+    asyncio.run(main())
+    (hub.root / "manifest").mkdir(exist_ok=True)
+    _read_only(hub.root / "manifest")
+    try:
+        url = hub.start()
+        for zos, name in ((eve, "eve/web"), (jane, "jane/web")):
+            assert publish(zos, url, name, status=33)["error"]["code"] == "hub.store-unwritable"
+    finally:
+        hub.kill()
+        subprocess.run(["umount", hub.root / "manifest"], check=True)
+    with hub.running() as url:
+        assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1, "carried out at the start"
+        assert publish(eve, url, "eve/web")["index"] == 1
+
+
+# --- What anybody can send -----------------------------------------------------------------------------------------
+
+
+def _signed_by(key: str, host: str, port: int) -> tuple[int, dict[str, Any]]:
+    """An offer with a signature of zeros, which holds for every message under a key of small order."""
+    offer = {"name": "free/forall", "tag": "latest", "revision": 1, "digest": "A" * 43 + "=", "objects": []}
+    body = json.dumps(offer).encode()
+    now_s = int(time.time())
+    covered = '("@method" "@authority" "@path" "@query" "content-digest")'
+    nonce = secrets.token_urlsafe(16)
+    parameters = f'created={now_s};expires={now_s + 60};nonce="{nonce}";keyid="{key}";alg="ed25519";tag="zos-request"'
+    headers = {
+        "Host": host,
+        "Content-Type": "application/json",
+        "Content-Digest": f"sha-256=:{base64.b64encode(hashlib.sha256(body).digest()).decode()}:",
+        "Signature-Input": f"zos={covered};{parameters}",
+        "Signature": f"zos=:{base64.b64encode(bytes(64)).decode()}:",
+    }
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", port, timeout=20)) as connection:
+        connection.request("POST", "/v1/offers", body, headers)
+        answer = connection.getresponse()
+        return answer.status, json.loads(answer.read())
+
+
+@pytest.mark.parametrize("public", ["00" * 32, "01" + "00" * 31, "ec" + "ff" * 30 + "7f"])
+def test_keys_under_which_anybody_signs_may_not_speak(hub: HubProcess, public: str, tmp_path: Path) -> None:
+    with hub.running():
+        status, said = _signed_by(f"ed25519:{public}", f"127.0.0.1:{hub.port}", hub.port)
+        assert (status, said["code"]) == (401, "request.key-unknown"), said
+        assert not (hub.root / "hub/staged" / public).exists()
+        good = hub.zos.json("key", "show")["key"]
+        assert _signed_by(good, f"127.0.0.1:{hub.port}", hub.port)[1]["code"] == "request.signature-wrong"
+    allowed = tmp_path / "publishers.json"
+    allowed.write_text(json.dumps({"version": 1, "publishers": {"free": [f"ed25519:{public}"]}}))
+    serve = ("hub", "serve", "--store", hub.root, "--listen", "127.0.0.1:0", "--publishers", allowed)
+    assert hub.zos.json(*serve, status=17)["error"]["code"] == "key.invalid"
+
+
+def test_what_is_no_http_and_no_text_is_refused_and_fills_no_log(jane: Zos, hub: HubProcess) -> None:
+    key = jane.json("key", "show")["key"]
+    with hub.running():  # at its end it has said nothing on stderr
+        status, said = _signed_by(key, "\xff", hub.port)
+        assert (status, said["code"]) == (421, "request.wrong-audience"), said
+        assert "\\udcff" in said["message"]
+        for line in (b"POST /v1/offers?\xff HTTP/1.1", b"GET /meta/\xff HTTP/1.1", b"\xff\xfe", b"GET / HTTP/9.9"):
+            with socket.create_connection(("127.0.0.1", hub.port), timeout=20) as sock:
+                sock.sendall(line + b"\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert sock.recv(65536).split()[1] in (b"400", b"404"), line

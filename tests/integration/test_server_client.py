@@ -165,7 +165,8 @@ def test_errors_keep_their_attributes(run: Run, address: Address) -> None:
                     await client.call(ECHO, path={"name": "teapot"})
                 error = caught.value
                 assert (error.code, error.exit_status, error.http_status) == ("test.teapot", 61, 418)
-                assert (error.retryable, error.hint, error.context) == (True, "pour", {"lid": True})
+                hint = "pour" if isinstance(address[1], Path) else f"{address[1]} says: pour"
+                assert (error.retryable, error.hint, error.context) == (True, hint, {"lid": True})
                 with pytest.raises(RemoteProblem, match="inside"):
                     await client.call(ECHO, path={"name": "group"})
                 with pytest.raises(RemoteProblem) as caught:

@@ -154,5 +154,6 @@ def test_the_operators_file_decides_and_is_read_again(tmp_path: Path) -> None:
     path.write_text(json.dumps({"version": 1, "publishers": {}}))
     assert not owners.known(KEY.public)
     path.write_text("nonsense")
+    assert not owners.known(KEY.public), "as it was before"
     with pytest.raises(DocumentInvalid):
-        owners.known(KEY.public)
+        Owners(tmp_path / "owner", tmp_path, allowed=path)

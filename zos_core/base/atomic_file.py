@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from zos_core.base.errors import FileTooLarge, UsageError, disk_full_at, is_disk_full
+from zos_core.base.errors import FileNotRegular, FileTooLarge, UsageError, disk_full_at, is_disk_full
 
 __all__ = [
     "TEMPORARY_PREFIX",
@@ -129,13 +129,17 @@ def named_output(path: Path) -> Path:
 
 
 def read_limited(path: Path, limit: int) -> bytes:
-    """All bytes of `path`.
+    """All bytes of a file.
 
     Raises:
+        FileNotRegular: it is something else, of which nobody knows whether it ever has an end.
         FileTooLarge: more than `limit` bytes.
         OSError: as open(2) and read(2).
     """
-    with open(path, "rb") as file:
+    # Opening a pipe that nobody writes to would wait.
+    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise FileNotRegular(f"{path} is no regular file", path=str(path))
         data = file.read(limit + 1)
     if len(data) > limit:
         raise FileTooLarge(f"{path} is longer than {limit} bytes", path=str(path), limit=limit)

@@ -166,7 +166,10 @@ class Client:
         target = f"{location}?{text}" if text else location
         async with transport.request(endpoint.method, target, headers, data) as response:
             if not 200 <= response.status < 300:
-                raise _problem(await _read(response), response.status)
+                problem = _problem(await _read(response), response.status)
+                if problem.hint and not isinstance(self._address, Path):  # advice of others is not ours
+                    problem.hint = f"{self._address} says: {problem.hint}"
+                raise problem
             yield response
 
     def _signature(self, endpoint: Endpoint[Any], authority: str, path: str, query: str, body: bytes) -> dict[str, str]:

@@ -22,6 +22,7 @@ import msgspec
 from native.errors import ContextValue, ZosError
 from zos_core.base.document import Document, Record
 from zos_core.base.errors import DocumentInvalid
+from zos_core.base.text import printable
 
 __all__ = ["Endpoint", "Problem", "Query", "RemoteProblem", "query_from_text", "query_to_text"]
 
@@ -111,13 +112,14 @@ class Problem(Record, frozen=True, kw_only=True):
     @classmethod
     def of(cls, error: ZosError) -> Problem:
         """What is said of `error` to a client."""
+        context = {name: printable(value) if isinstance(value, str) else value for name, value in error.context.items()}
         return cls(
             code=error.code,
-            message=error.message,
-            hint=error.hint,
+            message=printable(error.message),
+            hint=None if error.hint is None else printable(error.hint),
             retryable=error.retryable,
             exit_status=error.exit_status,
-            context=dict(error.context),
+            context=context,
         )
 
 
@@ -128,16 +130,20 @@ class RemoteProblem(ZosError):
 
     @classmethod
     def from_problem(cls, problem: Problem, http_status: int) -> RemoteProblem:
-        """An error whose attributes are the server's; statuses that no class may have become 1."""
+        """An error whose attributes are the server's; statuses that no class may have become 1.
+
+        Its text is printable, whoever the server is.
+        """
         exit_status = problem.exit_status
         attributes = {
-            "code": problem.code,
+            "code": printable(problem.code),
             "http_status": http_status,
             "exit_status": exit_status if 0 < exit_status < 125 and exit_status != 77 else 1,
             "retryable": problem.retryable,
         }
         # A class for one error: ZosError's attributes belong to classes, and whoever maps errors reads them there.
-        error: RemoteProblem = type("RemoteProblem", (cls,), attributes)(problem.message, hint=problem.hint)
+        hint = None if problem.hint is None else printable(problem.hint)
+        error: RemoteProblem = type("RemoteProblem", (cls,), attributes)(printable(problem.message), hint=hint)
         error.context = dict(problem.context)
         return error
 

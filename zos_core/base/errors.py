@@ -16,6 +16,7 @@ __all__ = [
     "DescriptorsExhausted",
     "DiskFull",
     "DocumentInvalid",
+    "FileNotRegular",
     "FileTooLarge",
     "Forbidden",
     "FrameInvalid",
@@ -53,6 +54,12 @@ class FileTooLarge(ZosError):
     """A file is longer than anything that we would have written there."""
 
     code, http_status, exit_status = "file.too-large", 413, 10
+
+
+class FileNotRegular(ZosError):
+    """A pipe, a device or a directory where a file is read whole."""
+
+    code, http_status, exit_status = "file.not-regular", 400, 10
 
 
 class DiskFull(ZosError):
@@ -189,7 +196,7 @@ class Forbidden(ZosError):
 
 
 class ServerBusy(ZosError):
-    """More connections than the server takes."""
+    """More connections, or more work, than the server takes."""
 
     code, http_status, exit_status, retryable = "http.busy", 503, 16, True
 

@@ -31,11 +31,13 @@ __all__ = [
     "SIGNATURE_BYTES",
     "Key",
     "Keyring",
+    "check_registered",
     "is_bare_signature",
     "is_signature",
     "key_id",
     "parse_key_id",
     "read_publishers",
+    "registered_key",
 ]
 
 KEY_BYTES = 32
@@ -141,6 +143,29 @@ def parse_key_id(text: str) -> bytes:
     return bytes.fromhex(text.removeprefix("ed25519:"))
 
 
+def registered_key(text: str) -> bytes:
+    """The public key in a name that somebody wrote into a file of trusted keys (SIG-5).
+
+    Raises:
+        KeyInvalid: no key's name, or a key that nobody may register.
+    """
+    public = parse_key_id(text)
+    check_registered(public)
+    return public
+
+
+def check_registered(public: bytes) -> None:
+    """Refuse a key that nobody may register (SIG-5).
+
+    Raises:
+        KeyInvalid: it is no point, or one under which anybody signs.
+    """
+    try:
+        sign.check_key(public)
+    except (sign.KeyRefused, sign.InputInvalid) as error:
+        raise KeyInvalid(f"{key_id(public)[:80]} cannot be trusted: {error.message}") from error
+
+
 class Keyring:
     """The keys in one directory. Reads the disk at every call: other commands may have changed it."""
 
@@ -215,8 +240,12 @@ class Keyring:
         return self.own_key().publisher if self.path.exists() else self._publisher
 
     def trusted(self, publisher: str) -> list[bytes]:
-        """Public keys that may sign for `publisher`; empty for one that is not known."""
-        return [parse_key_id(text) for text in self._read_trusted().publishers.get(publisher, [])]
+        """Public keys that may sign for `publisher`; empty for one that is not known.
+
+        Raises:
+            KeyInvalid: the file has a key that nobody may register.
+        """
+        return [registered_key(text) for text in self._read_trusted().publishers.get(publisher, [])]
 
     def publishers(self) -> dict[str, Sequence[str]]:
         """All trusted publishers and the names of their keys."""
@@ -228,10 +257,7 @@ class Keyring:
         Raises:
             KeyInvalid: no publisher's name, too many keys, or a key that nobody may register (SIG-5).
         """
-        try:
-            sign.check_key(public)
-        except (sign.KeyRefused, sign.InputInvalid) as error:
-            raise KeyInvalid(f"{key_id(public)[:80]} cannot be trusted: {error.message}") from error
+        check_registered(public)
         if not re.match(PUBLISHER_PATTERN, publisher):
             raise KeyInvalid(f"{publisher!r} cannot name a publisher", hint="1 to 64 of a-z, 0-9, '.', '_' and '-'")
         with locked_directory(self._directory, owner=self._owner):
@@ -289,9 +315,10 @@ def read_publishers(path: Path) -> dict[str, list[bytes]]:
 
     Raises:
         DocumentInvalid, FileTooLarge: it is no such file.
+        KeyInvalid: it has a key that nobody may register.
         OSError: it cannot be read.
     """
-    return {name: [parse_key_id(each) for each in keys] for name, keys in _trusted_in(path).publishers.items()}
+    return {name: [registered_key(each) for each in keys] for name, keys in _trusted_in(path).publishers.items()}
 
 
 def _trusted_in(path: Path) -> _TrustedFile:

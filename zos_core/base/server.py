@@ -35,6 +35,7 @@ from types import NoneType, TracebackType
 from typing import Any, Self
 
 from aiohttp import hdrs, web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from native.errors import ZosError
 from zos_core.base.document import decode_json, encode_json
@@ -83,6 +84,9 @@ Handler = Callable[..., Any]
 Authorize = Callable[["Caller", Endpoint[Any]], None]
 
 _log = logging.getLogger(__name__)
+_http_log = logging.getLogger(f"{__name__}.http")
+# What is no HTTP is answered with 400: no fault of ours, and anybody could fill the log with it.
+_http_log.addFilter(lambda record: not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError)))
 
 
 class HandlerMismatch(TypeError):
@@ -171,6 +175,7 @@ class Server:
         self._runner = web.AppRunner(
             app,
             access_log=None,
+            logger=_http_log,
             handler_cancellation=True,
             keepalive_timeout=HEAD_TIMEOUT_S,
             shutdown_timeout=SHUTDOWN_TIMEOUT_S,
