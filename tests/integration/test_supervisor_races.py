@@ -302,7 +302,7 @@ async def test_one_that_does_not_end_takes_no_grace_from_the_others(
         (b"[]", "array"),
         (b"{}", "missing"),
         (2 * RUN_BYTES_MAX + 1, "longer than"),
-        (None, "directory"),
+        (None, "no regular file"),
         ("web", "is the document of 'web'"),
     ],
 )

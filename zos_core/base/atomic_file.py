@@ -137,10 +137,14 @@ def read_limited(path: Path, limit: int) -> bytes:
         OSError: as open(2) and read(2).
     """
     # Opening a pipe that nobody writes to would wait.
-    with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
             raise FileNotRegular(f"{path} is no regular file", path=str(path))
-        data = file.read(limit + 1)
+        with open(descriptor, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(descriptor)
     if len(data) > limit:
         raise FileTooLarge(f"{path} is longer than {limit} bytes", path=str(path), limit=limit)
     return data

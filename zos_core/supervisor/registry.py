@@ -8,9 +8,9 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from native.errors import ZosError
 from zos_core.base.atomic_file import TEMPORARY_PREFIX, read_limited, write_atomic
 from zos_core.base.document import decode_json, encode_json
-from zos_core.base.errors import DocumentInvalid, FileTooLarge
 from zos_core.base.threads import in_thread
 from zos_core.containers.document import RUN_BYTES_MAX, ContainerState, Failure, ImageRequest, RunRequest
 
@@ -70,7 +70,7 @@ def _read(path: Path) -> ContainerState:
         if state.name == name:
             return state
         why = f"{path} is the document of {state.name!r}"
-    except (DocumentInvalid, FileTooLarge, OSError) as error:
+    except (ZosError, OSError) as error:
         why = str(error)
     log.error("the document of %s cannot be read: %s", name, why)
     return ContainerState(
