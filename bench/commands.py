@@ -53,12 +53,12 @@ class GroupListed(Record, frozen=True, kw_only=True):
     missing_peers: list[str]
 
 
-def group_names() -> list[str]:
+def group_names(words: Sequence[str]) -> list[str]:
     """For completion."""
     return [entry.name for entry in installed_suites()]
 
 
-def peer_names() -> list[str]:
+def peer_names(words: Sequence[str]) -> list[str]:
     """For completion."""
     return [spec.name for spec in CATALOG]
 

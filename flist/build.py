@@ -118,6 +118,7 @@ async def build(
     level: int = LEVEL_DEFAULT,
     threads: int | None = None,
     cross_mounts: bool = False,
+    anew: bool = False,
     progress: Progress = SILENT,
 ) -> BuildResult:
     """Build an image of `tree` into `store`.
@@ -134,6 +135,7 @@ async def build(
         level: of zstd; not part of the identity.
         threads: that read, hash and compress; as many as processors by default.
         cross_mounts: enter file systems that are mounted inside the tree.
+        anew: believe nothing that the store has: write every object, over those that are there.
         progress: where progress is shown.
 
     Raises:
@@ -152,7 +154,7 @@ async def build(
         index=placeholder,
     )
     encode_manifest(draft)  # bad names are refused before an hour of work, not after it
-    known = await _known_units(store, prev) if prev is not None else {}
+    known = {} if prev is None or anew else await _known_units(store, prev)
     root_fd = open_tree(tree)
     try:
         with progress.task("reading the tree"):
@@ -161,7 +163,7 @@ async def build(
             packed = await pack_tree(
                 walked.tree, root_fd, scratch, known=known, level=level, threads=threads, progress=progress
             )
-            return await _finish(walked, packed, scratch, known, draft, store, sign)
+            return await _finish(walked, packed, scratch, known, draft, store, sign, anew=anew)
     finally:
         os.close(root_fd)
 
@@ -177,6 +179,8 @@ async def _finish(
     draft: Manifest,
     store: BuildStore,
     sign: Callable[[SignedManifest], SignedManifest] | None,
+    *,
+    anew: bool,
 ) -> BuildResult:
     """Make the metadata, index, locator and manifest, and put all that the store lacks, the manifest last."""
     page_list, pages = build_index([(digest, length) for digest, length, *_ in packed.emitted])
@@ -197,17 +201,17 @@ async def _finish(
         signed = sign(signed)
 
     stored_bytes = 0
-    if not await _holds_units(store, root, [length for _, length, *_ in packed.emitted]):
+    if anew or not await _holds_units(store, root, [length for _, length, *_ in packed.emitted]):
         for digest in packed.packs:
             source = scratch / digest.hex()
             stored_bytes += source.stat().st_size
-            if not await store.has(f"pack/{digest.hex()}"):
+            if anew or not await store.has(f"pack/{digest.hex()}"):
                 await store.put_file(f"pack/{digest.hex()}", source)
         await store.put(f"locator/{root.hex()}", _locate(packed, known).encode())
     for page, ref in zip(pages, page_list.pages, strict=True):
-        await _put(store, f"index/{ref.hash.hex()}", page.encode())
-    await _put(store, f"index/{root.hex()}", page_list.encode())
-    await _put(store, f"meta/{meta_hash.hex()}", meta_stored)
+        await _put(store, f"index/{ref.hash.hex()}", page.encode(), anew=anew)
+    await _put(store, f"index/{root.hex()}", page_list.encode(), anew=anew)
+    await _put(store, f"meta/{meta_hash.hex()}", meta_stored, anew=anew)
     await store.put(f"manifest/{signed.digest.hex()}", signed.encode())
     regular = [inode for inode in walked.tree.inodes if stat.S_ISREG(inode.mode)]
     return BuildResult(
@@ -238,9 +242,9 @@ def _with(draft: Manifest, *, meta: ObjectRef, index: IndexRef) -> Manifest:
     )
 
 
-async def _put(store: BuildStore, path: str, data: bytes) -> None:
+async def _put(store: BuildStore, path: str, data: bytes, *, anew: bool) -> None:
     """Write an object that its content names, if it is not there."""
-    if not await store.has(path):
+    if anew or not await store.has(path):
         await store.put(path, data)
 
 

@@ -55,6 +55,11 @@ FLIST = Group(
                     help="machines that it is for (default: as this one)",
                 ),
                 argument("--store", metavar="DIR", complete="dir", help="where it goes (default: your own store)"),
+                argument(
+                    "--anew",
+                    action="store_true",
+                    help="write every object again, over those that are there: mends a damaged store",
+                ),
             ),
             plans=True,
             details=(

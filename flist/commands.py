@@ -14,7 +14,7 @@ from flist.build import build as build_image
 from flist.errors import RevisionNotNew
 from flist.extract import extract as extract_tree
 from flist.guard import RevisionGuard
-from flist.manifest import FILE_MAX, SignedManifest
+from flist.manifest import FILE_MAX, REVISION_MAX, SignedManifest
 from flist.names import (
     Floors,
     ImageName,
@@ -39,6 +39,7 @@ from zos_core.base.keyring import Keyring, key_id
 from zos_core.base.paths import account, default_store
 from zos_core.base.progress import size_text
 from zos_core.base.size import read_size
+from zos_core.base.text import printable
 from zos_core.base.threads import in_thread
 from zos_core.base.verbs import Console
 
@@ -170,10 +171,16 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
             revision=revision,
             architecture=arguments.architecture,
             prev=previous,
+            anew=arguments.anew,
             sign=lambda signed: sign_manifest(signed, key),
             progress=console.progress(),
         )
-        await _give_name(store, name, revision, result.digest, keyring)
+        try:
+            await _give_name(store, name, revision, result.digest, keyring)
+        except RevisionNotNew as error:
+            if arguments.revision is None:
+                error.hint = "another build was faster: build again"
+            raise
     if output is not None:
         write_atomic(output, result.signed.encode(), owner=user.owner)
     _report(result, name, revision, store.name, arguments.output, console)
@@ -195,11 +202,15 @@ async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int 
     The same revision may be built again: the image must come out the same, so it replaces what that one replaced.
     What was seen elsewhere counts as well: a store that was deleted does not begin at 1 again.
     """
+    if asked is not None and not 1 <= asked <= REVISION_MAX:
+        raise UsageError(f"--revision {asked} is not between 1 and {REVISION_MAX}", hint="leave it out, as most do")
     record = await _record(store, name, keyring)
     floor = user_guard().revisions.floor(name.repository, name.tag, trusted=keyring.trusted)
     highest = max(0 if record is None else record.revision, 0 if floor is None else floor.revision)
     if asked is not None and asked < highest:
         raise RevisionNotNew(f"{name} has revision {highest} already", hint=f"say --revision {highest + 1}, or nothing")
+    if asked is None and highest == REVISION_MAX:
+        raise RevisionNotNew(f"{name} has the highest revision that there is", hint="choose another name, or tag")
     if record is None:
         return asked or highest + 1, None
     if asked is None or asked > record.revision:
@@ -259,7 +270,7 @@ def _report(
     result: BuildResult, name: ImageName, revision: int, store: str, output: str | None, console: Console
 ) -> None:
     for point in result.mount_points:
-        console.note(f"{point}: another file system is mounted there; it is an empty directory in the image")
+        console.warn(f"{printable(point)}: another file system is mounted there; in the image it is an empty directory")
     built = Built(
         name=name.repository,
         tag=name.tag,

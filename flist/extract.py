@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import shutil
 import stat
 from collections.abc import Sequence
@@ -144,7 +145,7 @@ def _check_size(data_bytes: int, most: int, blob_bytes: int, directory: Path) ->
     if data_bytes > room:
         raise DiskFull(
             f"{directory} cannot take the image: its files are {data_bytes} bytes, and {room} are free there",
-            hint=f"make room (df {existing} says of what disk) and ask again; nothing was changed",
+            hint=f"make room (df {shlex.quote(str(existing))} says of what disk) and ask again; nothing was changed",
             path=str(directory),
             data_bytes=data_bytes,
             room_bytes=room,
@@ -217,13 +218,16 @@ class _Target:
         except FileExistsError:
             was_there = True
         root = os.open(self.directory, DIRECTORY_FLAGS)
-        if was_there:
-            if os.listdir(root):
-                os.close(root)
-                raise ExtractFailed(f"{self.directory} is not empty", hint="name a new or an empty directory")
-            self.mode_before = stat.S_IMODE(os.fstat(root).st_mode)
+        try:
+            if was_there:
+                if os.listdir(root):
+                    raise ExtractFailed(f"{self.directory} is not empty", hint="name a new or an empty directory")
+                self.mode_before = stat.S_IMODE(os.fstat(root).st_mode)
+            os.fchmod(root, 0o700)
+        except BaseException:
+            os.close(root)
+            raise
         self.root = root
-        os.fchmod(root, 0o700)
 
     def close(self) -> None:
         if self.root >= 0:

@@ -7,8 +7,10 @@ directory; so the machinery, and what survives a crash of blockd, is that of a n
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -67,14 +69,16 @@ async def mount(image: SignedManifest, store: str, target: Path, *, provider: Pr
     """
     if not target.is_dir():
         raise MountFailed(f"{target} is not a directory", hint="make it first: mkdir", path=str(target))
+    target = target.resolve()  # a link to a directory is that directory
+    how_to_unmount = f"zos flist unmount {shlex.quote(str(target))}"
     instance = mount_instance(target)
     async with up_lock(instance):
         if is_running(instance):
-            raise MountBusy(f"an image is mounted on {target}", hint=f"zos flist unmount {target}", path=str(target))
+            raise MountBusy(f"an image was mounted on {target} already", hint=how_to_unmount, path=str(target))
         if instance.state_dir.exists():
             raise MountBusy(
                 f"{target} was not unmounted when its process tree was killed",
-                hint=f"zos flist unmount {target}",
+                hint=how_to_unmount,
                 path=str(target),
             )
         instance.state_dir.mkdir(mode=0o700, parents=True)
@@ -131,6 +135,7 @@ async def unmount(target: Path) -> None:
         NotMounted: none was mounted there.
         MountBusy: a process has a file of it open; nothing was changed.
     """
+    target = target.resolve()
     instance = mount_instance(target)
     async with up_lock(instance):
         running = is_running(instance)
@@ -143,7 +148,7 @@ async def unmount(target: Path) -> None:
         except OSError as error:
             raise MountBusy(
                 f"{target} cannot be unmounted: {error.strerror}",
-                hint="a process works in it or has a file of it open",
+                hint="a process works in it or has a file of it open" if error.errno == errno.EBUSY else None,
                 path=str(target),
             ) from error
         if running:

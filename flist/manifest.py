@@ -25,6 +25,7 @@ __all__ = [
     "MANIFEST_MAX",
     "META_MAX",
     "NAME_PATTERN",
+    "REVISION_MAX",
     "SIGNATURES_MAX",
     "SIGNATURE_CONTEXT",
     "Architecture",
@@ -47,6 +48,7 @@ META_MAX = 1 << 32
 OBJECT_MAX = 16 << 20
 """Bytes of a trace or an OCI configuration."""
 SIGNATURES_MAX = 16
+REVISION_MAX = 2**63 - 1
 UNIT_BLOCKS = UNIT_MAX // BLOCK
 FILE_MAX = 14 + MANIFEST_MAX + 1 + 96 * SIGNATURES_MAX
 """Of an .flist file: no reader needs to take in more."""
@@ -93,7 +95,7 @@ class Manifest(Document, frozen=True, kw_only=True):
 
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     architecture: Architecture
-    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    revision: Annotated[int, Meta(ge=1, le=REVISION_MAX)]
     expires_s: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     prev: Hash | None = None
     meta: ObjectRef

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shlex
 import shutil
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from weakref import WeakValueDictionary
 
@@ -20,7 +21,7 @@ from blake3 import blake3
 
 from flist.extract import extract_image
 from flist.manifest import SignedManifest
-from flist.providers import Provider, ProviderUnavailable, choose
+from flist.providers import ASKED_FOR, Provider, ProviderUnavailable, choose
 from flist.store import StoreUnavailable
 from native.errors import ZosError
 from zos_core.base.errors import DescriptorsExhausted, DiskFull, PeerGone, RequestTimeout
@@ -113,7 +114,7 @@ def _failure(error: RemoteError, digest: str, directory: Path) -> ZosError:
     if error.remote_code == "fetch.no-space":
         return DiskFull(
             f"the image cannot be kept in {directory}: {error}",
-            hint=f"make room there: df {directory} says of what disk",
+            hint=f"make room there: df {shlex.quote(str(directory))} says of what disk",
             path=str(directory),
             image=digest,
         )
@@ -173,7 +174,7 @@ class ImageMounts:
         forced: Provider | None = None,
         in_use: bool = False,
     ) -> MountedImage:
-        """Mount the image unless it is mounted already; the choice of provider is made once per mount.
+        """Mount the image unless it is mounted already; a mount that is used stays as it is.
 
         A mount that is there is fed from `sources` too from now on, before those that were named earlier. `in_use`:
         something runs from the image, so its mount is not replaced by one of another provider.
@@ -186,9 +187,11 @@ class ImageMounts:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             known = self._mounted.get(digest)
             there = digest in await self.mounted()
-            if there and known is not None and forced in (None, known.provider):
+            # One that somebody asked for is no choice for somebody else.
+            stays = in_use or known is None or known.reason != ASKED_FOR
+            if there and known is not None and (forced == known.provider or (forced is None and stays)):
                 await self._add_sources(image, known, sources)
-                return known
+                return known if forced or known.reason != ASKED_FOR else replace(known, reason="mounted so already")
             if there and known is not None and in_use:
                 raise ProviderUnavailable(
                     f"containers run from this image, which is mounted by {known.provider!r}, not {forced!r}",

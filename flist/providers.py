@@ -13,10 +13,12 @@ from typing import Literal, get_args
 from native.errors import ZosError
 from zos_core.base.programs import Probe
 
-__all__ = ["PROVIDERS", "Choice", "Provider", "ProviderUnavailable", "choose"]
+__all__ = ["ASKED_FOR", "PROVIDERS", "Choice", "Provider", "ProviderUnavailable", "choose"]
 
 Provider = Literal["file", "loop", "full", "extract"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
+ASKED_FOR = "asked for"
+"""The reason of a choice that was none."""
 
 
 class ProviderUnavailable(ZosError):
@@ -52,7 +54,7 @@ def choose(probe: Probe, *, full: bool, forced: Provider | None) -> Choice:
                 hint="leave --provider out and the best one that works is taken",
                 provider=forced,
             )
-        return Choice(provider=forced, reason="asked for")
+        return Choice(provider=forced, reason=ASKED_FOR)
     if full and lacking["full"] is None:
         return Choice(provider="full", reason="every unit is on the local disk and verified: no daemon in the path")
     if lacking["file"] is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from flist.commands import load_image, user_guard
@@ -98,7 +99,9 @@ async def publish(arguments: argparse.Namespace, console: Console) -> None:
         image = await fetch_manifest(store, record.record.digest)
         if record.public != key.public or key.public not in [each.key for each in image.signatures]:
             raise UntrustedPublisher(
-                f"{name} is not signed by your own key", hint=f"zos flist sign {arguments.image}", key=key.id
+                f"{name} is not signed by your own key",
+                hint=f"zos flist sign {shlex.quote(arguments.image)}",
+                key=key.id,
             )
         verify_manifest(image, trusted=keyring.trusted)
         if console.plan:

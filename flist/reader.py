@@ -207,7 +207,7 @@ def _invalid(error: fetch.FetchCorrupt) -> ZosError:
         return IndexInvalid(f"the index is wrong: {error}", **facts)
     return UnitInvalid(
         f"unit {facts['unit']} has wrong bytes: {error}",
-        hint="the store is damaged: build or publish the image again, or use another store",
+        hint="the store is damaged: `zos flist build --anew` into it mends it; or use another one",
         **facts,
     )
 

@@ -10,8 +10,9 @@ from typing import TypeVar
 
 from tests.threads import in_own_thread
 
-__all__ = ["MS_BIND", "in_own_mount_namespace", "mount"]
+__all__ = ["MS_BIND", "MS_RDONLY", "in_own_mount_namespace", "mount"]
 
+MS_RDONLY = 0x1
 MS_BIND = 0x1000
 MS_REC_PRIVATE = 0x44000
 CLONE_NEWNS = 0x20000

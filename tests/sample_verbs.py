@@ -51,7 +51,7 @@ def words(arguments: argparse.Namespace, console: Console) -> None:
     console.emit(Greeting(text="never"), f"{' '.join(arguments.words)} -> {arguments.json} {arguments.loud}")
 
 
-def names() -> list[str]:
+def names(words: list[str]) -> list[str]:
     return ["jane", "john"]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import itertools
 import os
 import re
 import secrets
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import msgspec
 
+from native.errors import ZosError
 from native.kernel import is_tmpfs
 from native.programs import program
 from zos_core.attach import CalledOff, Output, call_again, follow_output, interruptible, wait_container, wait_exec
@@ -47,6 +49,8 @@ from zos_core.base.tree import (
 )
 from zos_core.base.verbs import Console
 from zos_core.containers.document import (
+    ARGUMENT_BYTES_MAX,
+    ARGUMENTS_MAX,
     ContainerState,
     ExecRequest,
     ImageRequest,
@@ -60,6 +64,7 @@ from zos_core.host import CgroupTree, parse_cpus, parse_memory
 from zos_core.supervisor.endpoints import (
     DOWN,
     EXEC,
+    GRACE_S_MAX,
     INSPECT,
     NODE,
     PS,
@@ -76,7 +81,18 @@ __all__ = ["container_names", "down", "exec_", "inspect", "logs", "ps", "rm", "r
 
 RUN_TIMEOUT_S = 600.0
 STOP_MARGIN_S = 30.0
+# A node that is too busy for one request more, or whose supervisor is just being restarted, is asked again.
+BUSY_MAX_S = 30.0
+BUSY_INTERVAL_S = 0.2
 FLIST_BYTES_MAX = 1024 * 1024
+# What the fields of a request must be, for people.
+RULES = {
+    "name": "a name has 1 to 63 letters, digits, '_', '.', '+' and '-', and begins with one of the first three",
+    "args": f"a command has at most {ARGUMENTS_MAX} arguments of at most {ARGUMENT_BYTES_MAX} characters, none a NUL",
+    "env": f"there are at most {ARGUMENTS_MAX} variables of at most {ARGUMENT_BYTES_MAX} characters, none a NUL",
+    "cwd": "a working directory has at most 4095 characters, none a NUL",
+    "ports": "at most 64 ports are published",
+}
 # A shell's status of what a signal ended.
 SIGNALLED = 128
 
@@ -187,12 +203,12 @@ def _check_state_dir(directory: Path) -> None:
 async def down(arguments: argparse.Namespace, console: Console) -> int:
     """Stop everything; a node that does not run is no error."""
     require_root("zos down ends the node's processes")
-    instance = Instance(arguments.instance)
+    instance, grace_s = Instance(arguments.instance), _grace(arguments.grace)
     async with up_lock(instance):
         if not is_running(instance) and is_kept(instance):
             await _start(instance)  # what a hold that died has left ends in good order
         if is_running(instance):
-            await _stop(instance, arguments.grace, console)
+            await _stop(instance, grace_s, console)
             console.note(f"the node {instance.name!r} is down")
         else:
             await end_strays(instance)
@@ -205,16 +221,40 @@ async def down(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _grace(given: float) -> float:
+    """Seconds between SIGTERM and SIGKILL.
+
+    Raises:
+        UsageError: no number of seconds that a node takes.
+    """
+    if not 0 <= given <= GRACE_S_MAX:  # nor is nan
+        raise UsageError(f"--grace {given:g} is not between 0 and {GRACE_S_MAX:g} seconds", hint="such as --grace 30")
+    return given
+
+
 async def _stop(instance: Instance, grace_s: float, console: Console) -> None:
     """By the supervisor, which stops containers with grace; when it is not to be had, by hold, which kills them."""
 
     async def ask() -> None:
+        loop = asyncio.get_running_loop()
+        until_s, told = loop.time() + BUSY_MAX_S, False
         async with Client(instance.api_socket) as client:
-            await client.call(DOWN, body=DownRequest(grace_s=grace_s), timeout_s=grace_s + STOP_MARGIN_S)
+            while True:
+                try:
+                    return await client.call(DOWN, body=DownRequest(grace_s=grace_s), timeout_s=grace_s + STOP_MARGIN_S)
+                except RemoteProblem as problem:
+                    if not problem.retryable or loop.time() > until_s:
+                        raise
+                    if not told:
+                        console.note(f"the node cannot do it yet ({problem}); asking again")
+                    told = True
+                await asyncio.sleep(BUSY_INTERVAL_S)
 
     try:
         await end_tree(instance, ask)
     except (Unreachable, RequestTimeout, RemoteProblem) as error:
+        if isinstance(error, RemoteProblem) and error.http_status < 500:
+            raise  # it could, and refuses what was asked: containers are not to lose their grace by that
         console.note(f"the supervisor cannot do it ({error}); ending the tree by hold")
         await end_tree(instance)
 
@@ -258,7 +298,7 @@ async def run(arguments: argparse.Namespace, console: Console) -> int:
         image=_image_request(arguments),
         args=arguments.command,
         env=_variables(arguments.env),
-        cwd=arguments.workdir,
+        cwd=_directory(arguments.workdir),
         ports=arguments.publish,
         resources=Resources(
             memory_bytes=None if arguments.memory is None else parse_memory(arguments.memory),
@@ -336,13 +376,31 @@ def _variables(given: Sequence[str]) -> list[str]:
     return list(given)
 
 
+def _directory(given: str) -> str:
+    """A working directory.
+
+    Raises:
+        UsageError: it is not absolute.
+    """
+    if not given.startswith("/"):
+        raise UsageError(f"the working directory {given!r} is not absolute", hint="such as --workdir /srv")
+    return given
+
+
 def _check(request: RunRequest | ExecRequest) -> None:
     """Refuse here, with the same rules and words, what the node would refuse."""
     try:
         msgspec.json.decode(encode_json(request), type=type(request))
-    except (msgspec.ValidationError, UnicodeEncodeError) as error:
+    except UnicodeEncodeError as error:
+        raise UsageError(
+            f"arguments are UTF-8, and {printable(error.object)[:80]!r} is not",
+            hint="a shell in the container can make such bytes, with printf",
+        ) from error
+    except msgspec.ValidationError as error:
         verb = "run" if isinstance(request, RunRequest) else "exec"
-        raise UsageError(f"the request is not valid: {error}", hint=f"see `zos {verb} --help`") from error
+        field = re.search(r"`\$\.([a-z_]+)", str(error))
+        what = f"the request is not valid: {RULES.get(field[1], error) if field else error}"
+        raise UsageError(what, hint=f"see `zos {verb} --help`") from error
 
 
 async def ps(arguments: argparse.Namespace, console: Console) -> int:
@@ -421,7 +479,7 @@ async def exec_(arguments: argparse.Namespace, console: Console) -> int:
         request_id=secrets.token_hex(16),
         args=arguments.command,
         env=_variables(arguments.env),
-        cwd=arguments.workdir,
+        cwd=_directory(arguments.workdir),
     )
     _check(request)
     name = arguments.name
@@ -436,13 +494,14 @@ async def exec_(arguments: argparse.Namespace, console: Console) -> int:
 
 async def stop(arguments: argparse.Namespace, console: Console) -> int:
     """Stop a container."""
+    grace_s = _grace(arguments.grace)
     async with _client(arguments) as client:
         state = await call_again(
             client,
             STOP,
             path={"name": arguments.name},
-            body=StopRequest(grace_s=arguments.grace),
-            timeout_s=arguments.grace + STOP_MARGIN_S,
+            body=StopRequest(grace_s=grace_s),
+            timeout_s=grace_s + STOP_MARGIN_S,
         )
     console.emit(state, f"{state.name} {_status_text(state)}")
     return 0
@@ -456,14 +515,16 @@ async def rm(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def container_names() -> list[str]:
-    """Candidates for completion: the containers of the default instance, none if it is down."""
+def container_names(words: Sequence[str]) -> list[str]:
+    """Candidates for completion: the containers of the instance that the words name, none if it does not answer."""
+    given = [word.partition("=")[2] for word in words if word.startswith("--instance=")]
+    given += [word for before, word in itertools.pairwise(words) if before == "--instance"]
 
     async def names() -> list[str]:
-        async with Client(Instance().api_socket) as client:
+        async with Client((Instance(given[-1]) if given else Instance()).api_socket) as client:
             return [state.name for state in (await client.call(PS, timeout_s=2.0)).containers]
 
     try:
         return asyncio.run(names())
-    except Unreachable:
+    except ZosError:
         return []

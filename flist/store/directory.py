@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreUnavailable
-from flist.store.paths import MUTABLE_KINDS, check_path, size_max
+from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import Owner, make_directories, replacing, write_atomic
 from zos_core.base.threads import in_thread
 
@@ -103,13 +103,11 @@ class DirectoryStore:
         return OpenObject(file)
 
     async def put(self, path: str, data: bytes) -> None:
-        """Write an object; one that its content names and that is there already is left alone."""
-        kind = check_path(path)
+        """Write an object, over one that is there."""
+        check_path(path)
 
         def write() -> None:
-            target = self._place(path)
-            if kind in MUTABLE_KINDS or not target.is_file():
-                write_atomic(target, data, owner=self._owner)
+            write_atomic(self._place(path), data, owner=self._owner)
 
         await self._run(path, write)
 

@@ -10,6 +10,7 @@ from flist.store.errors import StoreUnavailable
 from flist.store.http import HttpStore
 from flist.store.protocol import Store
 from flist.store.tiered import TieredStore
+from zos_core.base.errors import UsageError
 from zos_core.base.paths import account
 from zos_core.base.programs import Source
 
@@ -20,11 +21,16 @@ def open_store(where: str | None) -> Store:
     """The store at a directory or an http(s) URL, or the default one of this user; use it with `async with`.
 
     What is written into a directory belongs to the calling user, also under sudo.
+
+    Raises:
+        UsageError: something else is there.
     """
     if where is not None and where.startswith(("http://", "https://")):
         return HttpStore(where)
     user = account()
     root = user.data_dir / "store" if where is None else Path(where).absolute()
+    if root.exists() and not root.is_dir():
+        raise UsageError(f"{root} is no directory", hint="a store is a directory, or a hub's http:// URL")
     return DirectoryStore(root, owner=user.owner)
 
 

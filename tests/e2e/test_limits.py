@@ -261,3 +261,19 @@ def test_no_room_for_a_build(tmp_path: Path) -> None:
         assert not [name for name in disk.files() if "manifest" in name or "name" in name]
         disk.grow("64m")
         assert zos(*arguments, "-o", str(tmp_path / "full.flist")).status == 0
+
+
+def test_a_node_that_is_too_busy_to_go_down_takes_no_container_its_grace(store: Path) -> None:
+    """It is asked again; only a supervisor that cannot be reached is gone past."""
+    node = Node(store=store, config=store)
+    node.up()
+    trap = "trap 'echo bye; exit 7' TERM; echo up; while :; do sleep 0.05; done"
+    running = Reading(node.start("--name", "graceful", "small", command=["sh", "-c", trap]))
+    running.wait_lines(1)
+    with crowded(node, limit=128):
+        down = node.begin("down", "--purge")
+        assert down.stderr is not None
+        assert "asking again" in down.stderr.readline()
+    assert down.wait(TIMEOUT_S) == 0
+    down.communicate()
+    assert (running.end(), running.lines) == (7, ["up", "bye"])

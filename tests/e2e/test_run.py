@@ -136,6 +136,26 @@ def test_every_provider_gives_the_same_bytes(store: Path, hub: Hub, provider: st
         node.down()
 
 
+def test_a_provider_that_somebody_asked_for_is_no_choice_for_others(store: Path) -> None:
+    node = Node(store=store, config=store)
+    node.up()
+
+    def provided(name: str, *more: str) -> tuple[str, str]:
+        done = node.run("-d", "--name", name, *more, "small", command=["sleep", "1000"])
+        assert done.status == 0, done.err
+        image = node.inspect(name)["image"]
+        return image["provider"], image["reason"]
+
+    try:
+        assert provided("first", "--provider", "extract") == ("extract", "asked for")
+        assert provided("beside") == ("extract", "mounted so already"), "one mount serves all that run from it"
+        assert node.zos("rm", "-f", "first").status == 0
+        assert node.zos("rm", "-f", "beside").status == 0
+        assert provided("later")[1] not in ("asked for", "mounted so already")
+    finally:
+        node.down()
+
+
 def test_what_is_full_is_mounted_without_a_daemon_at_its_next_start(store: Path, hub: Hub) -> None:
     node = Node(store=store, config=store)
     node.up()

@@ -91,6 +91,8 @@ def refused(done: Done, code: str, *, status: int = 125, hint: bool = True) -> N
         (["-e", "NAME", "small"], "cli.usage"),
         (["-e", "=value", "small"], "cli.usage"),
         (["--workdir", "relative", "small"], "cli.usage"),
+        (["--workdir", "", "small"], "cli.usage"),
+        (["-e", "A=\udcff", "small"], "cli.usage"),
         (["--workdir", "/no/such/directory", "small"], "container.directory-unusable"),
         (["--memory", "1K", "small"], "host.limit-invalid"),
         (["--memory", "much", "small"], "host.limit-invalid"),
@@ -132,7 +134,69 @@ def test_a_command_that_cannot_run(
     unchanged: Node, capfd: pytest.CaptureFixture[str], command: list[str], status: int, code: str
 ) -> None:
     arguments = ["--instance", unchanged.instance, "--store", str(unchanged.store), "small", "--", *command]
-    refused(zos_here(capfd, "run", "--json", *arguments), code, status=status)
+    said = zos_here(capfd, "run", "--json", *arguments)
+    refused(said, code, status=status, hint=command != ["/bin/no-interpreter"])
+    if command == ["/bin/no-interpreter"]:
+        assert "its interpreter" in problem(said)["message"]
+
+
+@pytest.mark.parametrize("verb", [["stop", "over"], ["down"]])
+@pytest.mark.parametrize("grace", ["nan", "-1", "inf", "1e9", "soon"])
+def test_a_grace_that_is_no_time(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], verb: list[str], grace: str
+) -> None:
+    done = zos_here(capfd, verb[0], "--json", "--instance", unchanged.instance, "--grace", grace, *verb[1:])
+    refused(done, "cli.usage", status=2)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["inspect", ""],
+        ["rm", ""],
+        ["exec", "", "--", "true"],
+        ["up", "--instance="],
+        ["run", "", "--", "true"],
+        ["run", "-e", "", "small", "--", "true"],
+        ["flist", "build", ""],
+        ["flist", "build", ".", "-o", ""],
+        ["flist", "extract", "small", ""],
+        ["flist", "verify", "small", "--store", ""],
+        ["flist", "mount", "small", ""],
+    ],
+    ids=" ".join,
+)
+def test_an_empty_variable_is_no_name_and_no_directory(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], arguments: list[str]
+) -> None:
+    done = zos_here(capfd, *arguments[:1], *(["--json"] if arguments[0] != "flist" else []), *arguments[1:])
+    assert done.status in (2, 125), done
+    assert "is empty" in done.out + done.err
+
+
+def test_completion_asks_the_instance_that_is_named(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
+    assert unchanged.run("--name", "listed", "small", command=["true"]).status == 0
+    for given in (["--instance", unchanged.instance], [f"--instance={unchanged.instance}"]):
+        assert "listed" in zos_here(capfd, "__complete", "logs", *given, "").out.split()
+    for nobody in ("t-nobody-home", "NOT A NAME"):
+        assert zos_here(capfd, "__complete", "logs", "--instance", nobody, "") == Done(0, "", "")
+    assert unchanged.zos("rm", "listed").status == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "rule"),
+    [
+        (["--name", "a b", "small"], "letters, digits"),
+        (["--name", "n" * 64, "small"], "1 to 63"),
+        (["--name", "x", *["-p", "0:80"] * 65, "small"], "at most 64 ports"),
+        (["--workdir", "/" + "d" * 5000, "small"], "at most 4095"),
+    ],
+)
+def test_a_request_that_is_not_valid_is_told_in_words(
+    unchanged: Node, capfd: pytest.CaptureFixture[str], arguments: list[str], rule: str
+) -> None:
+    done = zos_here(capfd, "run", "--instance", unchanged.instance, *arguments, "--", "true")
+    assert (done.status, rule in done.err, "regex" in done.err) == (125, True, False), done
 
 
 def test_no_command(unchanged: Node, capfd: pytest.CaptureFixture[str]) -> None:
@@ -197,7 +261,7 @@ def test_a_name_like_the_document_of_another(unchanged: Node) -> None:
         assert unchanged.zos("rm", name).status == 0
 
 
-@pytest.mark.parametrize("name", ["unknown", "../up.lock", "a/b", "..", "", "n" * 300, "a\nb", "%2e%2e"])
+@pytest.mark.parametrize("name", ["unknown", "../up.lock", "a/b", "..", "n" * 300, "a\nb", "%2e%2e"])
 def test_a_container_that_there_is_not(unchanged: Node, capfd: pytest.CaptureFixture[str], name: str) -> None:
     for verb, more, status in (
         ("inspect", [], None),
@@ -518,7 +582,7 @@ def test_without_a_node(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 def test_names_that_no_instance_can_have(capfd: pytest.CaptureFixture[str]) -> None:
-    for name in ("", "..", "a/b", "UPPER", "n" * 16, "a\n", "-x"):
+    for name in ("..", "a/b", "UPPER", "n" * 16, "a\n", "-x"):
         done = zos_here(capfd, "up", "--json", f"--instance={name}")
         refused(done, "instance.invalid-name", status=18)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from dataclasses import replace
@@ -23,6 +24,7 @@ from flist.tree import Inode, Tree
 from flist.verify import verify
 from flist.walk import open_tree, walk
 from tests.images import nasty_tree, pattern
+from tests.mounts import MS_RDONLY, in_own_mount_namespace, mount
 from zos_core.base.keyring import Keyring
 from zos_core.base.programs import Source
 
@@ -97,6 +99,21 @@ async def test_an_empty_directory_is_taken_and_a_full_one_is_not(tmp_path: Path)
     (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
     with pytest.raises((ExtractFailed, FileExistsError)):
         await extract(store, image, tmp_path / "link")
+
+
+@pytest.mark.root
+async def test_a_directory_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    small_tree(tmp_path / "tree")
+    store, image = await made(tmp_path, tmp_path / "tree")
+    out = tmp_path / "out"
+    out.mkdir()
+
+    def into_it() -> None:
+        mount("tmpfs", out, flags=MS_RDONLY)
+        with pytest.raises(ExtractFailed, match=f"{out}: Read-only file system"):
+            asyncio.run(extract(store, image, out))
+
+    await asyncio.to_thread(in_own_mount_namespace, into_it)
 
 
 def damage(path: Path, at: int) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from flist.manifest import SignedManifest
+from tests.mounts import in_own_mount_namespace, mount
 from tests.zos_tool import Zos
 from zos_core.base.errors import DiskFull
 
@@ -170,3 +171,55 @@ def test_a_full_stdout_is_said_once(zos: Zos, tree: Path, verb: str, json: list[
 def test_help_into_a_full_stdout(zos: Zos) -> None:
     done = zos.shell("flist", "--help", streams=">/dev/full")
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("kind", ["pack", "meta", "index", "locator"])
+def test_a_damaged_store_is_mended_by_building_anew(zos: Zos, tree: Path, kind: str) -> None:
+    zos.json("flist", "build", tree, "--name", "web")
+    before = {path: path.read_bytes() for path in (zos.store / kind).iterdir()}
+    for path, data in before.items():
+        middle = len(data) // 2
+        path.write_bytes(data[:middle] + bytes([data[middle] ^ 0x55]) + data[middle + 1 :])
+    found = zos.run("flist", "verify", "web")
+    assert found[0] not in (0, 1), found
+    if kind == "pack":
+        assert "zos flist build --anew" in found[2]
+    zos.json("flist", "build", tree, "--name", "web", "--anew")
+    assert zos.json("flist", "verify", "web")["revision"] == 2
+    assert {path: path.read_bytes() for path in (zos.store / kind).iterdir()} == before
+
+
+@pytest.mark.parametrize(("given", "status"), [("0", 2), ("-1", 2), (str(2**63), 2), (str(2**64), 2), ("many", 2)])
+def test_revisions_that_cannot_be(zos: Zos, tree: Path, given: str, status: int) -> None:
+    error = zos.json("flist", "build", tree, "--name", "web", f"--revision={given}", status=status)["error"]
+    assert error["code"] == "cli.usage"
+
+
+def test_after_the_highest_revision_there_is_none(zos: Zos, tree: Path) -> None:
+    zos.json("flist", "build", tree, "--name", "web", "--revision", str(2**63 - 1))
+    error = zos.json("flist", "build", tree, "--name", "web", status=45)["error"]
+    assert (error["code"], error["hint"]) == ("flist.revision-not-new", "choose another name, or tag")
+
+
+def test_a_store_that_is_a_file(zos: Zos, tree: Path) -> None:
+    (zos.home / "file").write_text("")
+    for argv in (("build", tree), ("verify", "web")):
+        error = zos.json("flist", *argv, "--store", zos.home / "file", status=2)["error"]
+        assert error["message"] == f"{zos.home}/file is no directory"
+
+
+@pytest.mark.root
+def test_what_is_mounted_inside_is_told_also_to_the_quiet(zos: Zos, tree: Path) -> None:
+    inside = tree / "a\x1b[31m\nzos: all is well"
+    inside.mkdir()
+
+    def build() -> tuple[int, str, str]:
+        mount("tmpfs", inside)
+        done = zos.shell("flist", "build", tree, "--quiet", streams="")
+        return done.returncode, done.stdout, done.stderr
+
+    status, _, said = in_own_mount_namespace(build)
+    assert status == 0
+    assert said == r"/a\x1b[31m\nzos: all is well: another file system is mounted there; " + (
+        "in the image it is an empty directory\n"
+    )

@@ -336,7 +336,7 @@ def test_programs_that_cannot_be_executed(tree: Tree) -> None:
         ("/bin/not-executable", "spawn.not-executable", 13, "permission"),
         ("/bin/no-header", "spawn.not-executable", 8, "#!"),
         ("/bin/foreign", "spawn.not-executable", 8, "S/390"),
-        ("/etc", "spawn.not-executable", 13, "permission"),
+        ("/etc", "spawn.not-executable", 13, "directory"),
     ]:
         error = refusal(tree, args)
         assert (error.code, error.errno) == (code, errno), args

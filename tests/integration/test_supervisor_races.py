@@ -38,7 +38,7 @@ from zos_core.base.programs import (
     Seq,
 )
 from zos_core.containers.document import RUN_BYTES_MAX, ContainerState, ExecRequest, ImageRequest, RunRequest
-from zos_core.containers.errors import ContainerBusy, ContainerExists, LaunchFailed
+from zos_core.containers.errors import ContainerBusy, ContainerExists, LaunchFailed, RequestChanged
 from zos_core.host import CgroupTree
 from zos_core.network import Network
 from zos_core.supervisor import lifecycle as lifecycle_module
@@ -379,3 +379,19 @@ async def test_the_end_of_an_exec_is_kept_until_it_was_told(tmp_path: Path) -> N
         for number in range(42, 200):
             await execute(number)
         assert await kept() == [*range(200 - 128, 200)]
+
+
+async def test_a_request_that_comes_again_with_something_else_is_refused(tmp_path: Path) -> None:
+    async def launched(_: object) -> Launched:
+        return Launched(pid=9, generation=1)
+
+    async with house(tmp_path, running("web")) as one:
+        request = running("web").request
+        assert (await one.lifecycle.run(request, owner_uid=0)).name == "web"
+        with pytest.raises(RequestChanged):
+            await one.lifecycle.run(msgspec.structs.replace(request, args=["false"]), owner_uid=0)
+        one.spawn.answers["exec"] = launched
+        first = await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["true"]))
+        assert await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["true"])) == first
+        with pytest.raises(RequestChanged):
+            await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["false"]))

@@ -34,7 +34,7 @@ Written by `python -m tests.lint` from the error classes; a test compares. Do no
 An error is printed as `zos: what happened` and `hint: what to do` on stderr, or with `--json` as one object on stdout:
 `{"error": {"code", "message", "hint", "exit_status", "retryable", "context"}}`. The API answers with the same object.
 Programs go by `code`, which stays; texts may change. *Again*: the same request may succeed later without a change. In a
-hint, `{}` stands for what is filled in.
+hint, `{}` stands for what is filled in. `http.404` and `http.405` are a server's for a path or method that it has not.
 
 `zos run` and `zos exec` end with the status of the container's command, as a shell does: 125 if zos itself failed, 126
 if the command cannot be executed, 127 if there is none, 128 + N if signal N ended it. Every other verb ends with the

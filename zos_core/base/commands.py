@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from zos_core.base.atomic_file import named_output, read_limited, write_atomic
@@ -43,7 +44,7 @@ class TrustShown(Record, frozen=True, kw_only=True):
     own: bool = False
 
 
-def publisher_names() -> list[str]:
+def publisher_names(words: Sequence[str]) -> list[str]:
     """The trusted publishers, for completion."""
     return sorted(Keyring.of().publishers())
 

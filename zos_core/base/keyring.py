@@ -10,6 +10,7 @@ it is the calling user's (`paths.account`) and belongs to that user. An exported
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,7 +233,7 @@ class Keyring:
 
     def _own_file(self) -> _KeyFile:
         if self.path.stat().st_mode & 0o077:
-            raise KeyInvalid(f"{self.path} can be read by others", hint=f"chmod 600 {self.path}")
+            raise KeyInvalid(f"{self.path} can be read by others", hint=f"chmod 600 {shlex.quote(str(self.path))}")
         return decode_json(read_limited(self.path, KEY_FILE_BYTES_MAX), _KeyFile, what=str(self.path))
 
     def publisher(self) -> str:

@@ -62,7 +62,8 @@ T = TypeVar("T")
 class Argument:
     """One argument of a verb: names and options as of `argparse.ArgumentParser.add_argument`.
 
-    `complete` is "file", "dir", or "module:function" that returns candidates; options' `choices` need nothing.
+    `complete` is "file", "dir", or "module:function", which gets the words before and returns candidates; options'
+    `choices` need nothing.
     """
 
     names: tuple[str, ...]
@@ -73,6 +74,12 @@ class Argument:
     def is_option(self) -> bool:
         """Whether it begins with a dash."""
         return self.names[0].startswith("-")
+
+    @property
+    def dest(self) -> str:
+        """Its name among the parsed arguments, as argparse derives it."""
+        name = next((name for name in self.names if name.startswith("--")), self.names[0])
+        return str(self.options.get("dest") or name.lstrip("-").replace("-", "_"))
 
     @property
     def takes_value(self) -> bool:
@@ -229,7 +236,7 @@ class Console:
     Attributes:
         json: --json was given: `emit` prints JSON, one value per line.
         plan: --plan was given: say what would be done, do nothing.
-        quiet: --quiet was given: no notes, no progress.
+        quiet: --quiet was given: no notes, no progress; warnings are said.
     """
 
     json: bool = False
@@ -250,8 +257,12 @@ class Console:
     def note(self, text: str) -> None:
         """A line for a person who watches; the work is no worse where it cannot be shown."""
         if not self.quiet:
-            with suppress(OSError):
-                print(text, file=self.err, flush=True)
+            self.warn(text)
+
+    def warn(self, text: str) -> None:
+        """A line that --quiet does not keep back: the result is not all that somebody may expect."""
+        with suppress(OSError):
+            print(text, file=self.err, flush=True)
 
     def progress(self) -> Progress:
         """Where to report progress; silent with --json and --quiet."""
@@ -267,6 +278,13 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
         KeyboardInterrupt: SIGINT.
         Terminated: SIGTERM.
     """
+    try:
+        return _run_async(main)
+    finally:
+        main.close()  # a signal may have come before it began
+
+
+def _run_async(main: Coroutine[Any, Any, T]) -> T:
     import asyncio
 
     import uvloop
@@ -304,7 +322,6 @@ def run_async(main: Coroutine[Any, Any, T]) -> T:
             raise KeyboardInterrupt from error
         raise
     finally:
-        main.close()  # a signal may have come before it began
         signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -452,6 +469,10 @@ def _call(verb: Verb, name: str, rest: list[str]) -> int:
     # `zos bench run erasure --quick sign`: a list of words may go on after an option, which parse_args does not take.
     listed = any(one.options.get("nargs") in ("*", "+") for one in verb.arguments if not one.is_option)
     arguments = parser.parse_intermixed_args(rest) if listed else parser.parse_args(rest)
+    for one in verb.arguments:
+        value = getattr(arguments, one.dest)
+        if value == "" or (isinstance(value, list) and "" in value):
+            raise UsageError(f"{one.names[0]} is empty", hint="an empty variable of the shell, perhaps")
     if verb.command:
         arguments.command = command
     json = not _json_is_a_file(verb) and arguments.json
@@ -655,19 +676,19 @@ def _candidates_of(verb: Verb, used: list[str], current: str) -> list[str]:
     options = [one for one in (*verb.arguments, *_common(verb)) if one.is_option]
     for one in options:
         if used and used[-1] in one.names and one.takes_value:
-            return _values(one, current)
+            return _values(one, used, current)
     if current.startswith("-"):
         return _offer({one.names[-1]: str(one.options.get("help", "")) for one in options}, current)
     positional = [one for one in verb.arguments if not one.is_option]
-    return _values(positional[0], current) if positional else []
+    return _values(positional[0], used, current) if positional else []
 
 
-def _values(one: Argument, current: str) -> list[str]:
+def _values(one: Argument, used: list[str], current: str) -> list[str]:
     if "choices" in one.options:
         return _offer(dict.fromkeys(map(str, one.options["choices"]), ""), current)
     if ":" not in one.complete:
         return []
-    return _offer(dict.fromkeys(_import(one.complete)(), ""), current)
+    return _offer(dict.fromkeys(_import(one.complete)(used), ""), current)
 
 
 def _offer(offered: Mapping[str, str], prefix: str) -> list[str]:

@@ -9,10 +9,18 @@ import msgspec
 from msgspec import Meta
 
 from zos_core.base.document import Document, Record
+from zos_core.host.limits import (
+    CPU_MILLI_MAX,
+    CPU_MILLI_MIN,
+    MEMORY_BYTES_MAX,
+    MEMORY_BYTES_MIN,
+    PIDS_MAX,
+    PIDS_MIN,
+)
 
 __all__ = [
     "ARGUMENTS_MAX",
-    "MEMORY_BYTES_MIN",
+    "ARGUMENT_BYTES_MAX",
     "REQUEST_ID_PATTERN",
     "RUN_BYTES_MAX",
     "ContainerName",
@@ -43,9 +51,6 @@ RUN_BYTES_MAX = 32 * 1024 * 1024
 """Of a request to start something; a .flist file travels inside, in base64."""
 SHOWN_CHARACTERS_MAX = 1024
 """Of an exec's arguments in the document of its container: there may be many execs."""
-# Below this no dynamically linked program starts under memory.max.
-MEMORY_BYTES_MIN = 4 * 1024 * 1024
-CPUS_MILLI_MIN = 10
 
 Argument = Annotated[str, Meta(pattern=r"^[^\x00]*$", max_length=ARGUMENT_BYTES_MAX)]
 Directory = Annotated[str, Meta(pattern=r"^/[^\x00]*$", max_length=4095)]
@@ -74,9 +79,9 @@ class ImageRequest(Document, frozen=True, kw_only=True):
 class Resources(Document, frozen=True, kw_only=True):
     """Limits: memory in bytes, CPU time in thousandths of one CPU, number of processes."""
 
-    memory_bytes: Annotated[int, Meta(ge=MEMORY_BYTES_MIN, le=1 << 50)] | None = None
-    cpus_milli: Annotated[int, Meta(ge=CPUS_MILLI_MIN, le=1_000_000)] | None = None
-    pids: Annotated[int, Meta(ge=1, le=4_194_304)] | None = 4096
+    memory_bytes: Annotated[int, Meta(ge=MEMORY_BYTES_MIN, le=MEMORY_BYTES_MAX)] | None = None
+    cpus_milli: Annotated[int, Meta(ge=CPU_MILLI_MIN, le=CPU_MILLI_MAX)] | None = None
+    pids: Annotated[int, Meta(ge=PIDS_MIN, le=PIDS_MAX)] | None = 4096
 
 
 class RunRequest(Document, frozen=True, kw_only=True):

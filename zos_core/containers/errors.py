@@ -16,6 +16,7 @@ __all__ = [
     "NoSuchContainer",
     "NoSuchExec",
     "PortUnavailable",
+    "RequestChanged",
     "StartCalledOff",
 ]
 
@@ -30,6 +31,12 @@ class ContainerExists(ZosError):
     """The name is taken by another container."""
 
     code, http_status, exit_status = "container.exists", 409, 51
+
+
+class RequestChanged(ZosError):
+    """A request_id comes once more, with something else to start (API-AGAIN)."""
+
+    code, http_status, exit_status = "container.request-changed", 409, 51
 
 
 class ContainerNotRunning(ZosError):

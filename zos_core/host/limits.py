@@ -15,9 +15,12 @@ from zos_core.base.size import read_size
 from zos_core.host.errors import LimitInvalid
 
 __all__ = [
+    "CPU_MILLI_MAX",
     "CPU_MILLI_MIN",
     "KNOBS",
+    "MEMORY_BYTES_MAX",
     "MEMORY_BYTES_MIN",
+    "PIDS_MAX",
     "PIDS_MIN",
     "Knob",
     "LimitState",

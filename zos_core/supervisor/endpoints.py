@@ -26,6 +26,7 @@ from zos_core.containers.errors import (
     LaunchFailed,
     NoSuchContainer,
     NoSuchExec,
+    RequestChanged,
 )
 
 __all__ = [
@@ -33,6 +34,7 @@ __all__ = [
     "EXEC",
     "EXEC_LOGS",
     "EXEC_WAIT",
+    "GRACE_S_MAX",
     "INSPECT",
     "LOGS",
     "NODE",
@@ -144,7 +146,7 @@ RUN = Endpoint(
     request=RunRequest,
     response=ContainerState,
     summary="Create and start a container",
-    errors=(ContainerExists, CommandNotFound, CommandNotExecutable, DirectoryUnusable, LaunchFailed),
+    errors=(ContainerExists, RequestChanged, CommandNotFound, CommandNotExecutable, DirectoryUnusable, LaunchFailed),
     request_bytes_max=RUN_BYTES_MAX,
 )
 INSPECT = Endpoint(
@@ -198,6 +200,7 @@ EXEC = Endpoint(
     errors=(
         NoSuchContainer,
         ContainerNotRunning,
+        RequestChanged,
         CommandNotFound,
         CommandNotExecutable,
         DirectoryUnusable,

@@ -84,6 +84,8 @@ class Launcher:
             return await self._tasks.to_its_end(self._once(operation, body, image), hurry=kill)
         except RemoteError as error:
             if error.remote_code == "spawn.not-found":
+                if error.hint is not None:  # there is such a file
+                    raise CommandNotFound(f"{command!r} cannot be started: {error.hint}", name=name) from error
                 raise CommandNotFound(
                     f"the image has no command {command!r}",
                     hint="give a command after -- that exists in the image",

@@ -52,6 +52,7 @@ from zos_core.containers.errors import (
     ImageArchitecture,
     LaunchFailed,
     NoSuchContainer,
+    RequestChanged,
     StartCalledOff,
 )
 from zos_core.containers.launch import plan_exec, plan_launch
@@ -203,6 +204,8 @@ class Lifecycle:
             if start is None or start.request_id == request.request_id:
                 break
             await asyncio.wait([start.task])  # another's, which is being undone
+        if known is not None and known.request != request:
+            raise RequestChanged(f"request {request.request_id} has started another container {name!r}", name=name)
         if start is None:
             if known is not None and known.failure is None:
                 if known.status == "starting":  # it broke off, and so did undoing it: the next supervisor will know
@@ -351,6 +354,8 @@ class Lifecycle:
             state = self._states.get(name)
             for known in state.execs:
                 if known.request_id == request.request_id:
+                    if known.args != shown(request.args):
+                        raise RequestChanged(f"request {request.request_id} has run another program", name=name)
                     if known.running and known.pid is None:  # it broke off
                         raise self._given_up()
                     return known

@@ -214,9 +214,13 @@ fn execute(program: &Program) -> WireError {
     match refused {
         Some((path, error)) => {
             let path = path.to_string_lossy();
-            WireError::step("spawn.not-executable", format!("execve {path}"), &error).with_hint(
-                "the execute permission is missing, of the file or of a directory on the way",
-            )
+            let hint = if std::fs::metadata(&*path).is_ok_and(|found| found.is_dir()) {
+                "it is a directory"
+            } else {
+                "the execute permission is missing, of the file or of a directory on the way"
+            };
+            WireError::step("spawn.not-executable", format!("execve {path}"), &error)
+                .with_hint(hint)
         }
         None => {
             let error = io::Error::from(Errno::NOENT);
