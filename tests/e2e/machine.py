@@ -92,7 +92,7 @@ def snapshot(*, exclude_pids: frozenset[int] = frozenset()) -> Snapshot:
 
     The caller's own helpers (a hub that it started itself) are excluded by pid where they are meant to live on.
     """
-    pids = [pid for pid in _pids() if pid not in exclude_pids and not _is_kernel_thread(pid)]
+    pids = [pid for pid in _pids() if pid not in exclude_pids and not _is_nobodys(pid)]
     return Snapshot(
         mounts=frozenset(_mounts()),
         processes=frozenset(_process(pid) for pid in pids),
@@ -112,13 +112,14 @@ def _pids() -> Iterator[int]:
     return (int(name) for name in os.listdir("/proc") if name.isdecimal())
 
 
-def _is_kernel_thread(pid: int) -> bool:
-    # PF_KTHREAD in the ninth field of /proc/PID/stat, proc_pid_stat(5).
+def _is_nobodys(pid: int) -> bool:
+    """A kernel thread, or one that has ended and that init reaps when it comes to it."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except OSError:
         return True
-    return bool(int(stat.rpartition(")")[2].split()[6]) & 0x00200000)
+    state, parent, *_, flags = stat.rpartition(")")[2].split()[:7]  # proc_pid_stat(5), from the third field on
+    return bool(int(flags) & 0x00200000) or (state, parent) == ("Z", "1")  # PF_KTHREAD
 
 
 def _process(pid: int) -> str:

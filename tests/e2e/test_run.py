@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import socket
 import subprocess
 import urllib.request
@@ -122,6 +124,9 @@ def test_a_container_that_ignores_sigterm_is_killed_after_its_grace(node: Node) 
 
 @pytest.mark.parametrize("provider", ["file", "loop", "full", "extract"])
 def test_every_provider_gives_the_same_bytes(store: Path, hub: Hub, provider: str) -> None:
+    release = os.uname().release
+    if provider == "file" and tuple(map(int, re.findall(r"\d+", release)[:2])) < (6, 12):
+        pytest.skip(f"Linux {release} takes no file for the device of an EROFS (6.12 does)")
     node = Node(store=store, config=store)
     node.up()
     try:

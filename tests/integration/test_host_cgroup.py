@@ -18,6 +18,7 @@ from zos_core.host import CgroupBusy, CgroupFailed, CgroupTree, LimitInvalid, Li
 from zos_core.host.cgroup import _mount
 from zos_core.host.events import wait_empty
 from zos_core.host.layout import Base, BaseKind, CgroupMount
+from zos_core.host.visit import visiting
 
 pytestmark = pytest.mark.root
 
@@ -188,8 +189,8 @@ async def test_host_cgroup_two_instances_come_and_go(instance: Instance, base: B
 
 async def test_host_cgroup_on_this_machine_says_what_is_not_in_force(instance: Instance) -> None:
     """The machine's own layout: each limit is in force as the kernel says, or the reason is there."""
-    tree = await CgroupTree.open(instance)
-    try:
+    async with visiting(instance):  # where systemd rules, this very process is moved into the scope
+        tree = await CgroupTree.open(instance)
         assert tree.controllers | tree.reasons.keys() == {"cpu", "memory", "pids"}
         assert not tree.controllers & tree.reasons.keys()
         group = await tree.create("web", Limits(memory_bytes=64 << 20, cpu_milli=500, pids=100))
@@ -200,8 +201,6 @@ async def test_host_cgroup_on_this_machine_says_what_is_not_in_force(instance: I
                 assert state.reason == tree.reasons[state.name]
         unasked = await tree.create("free", Limits())
         assert {(state.requested, state.enforced, state.reason) for state in unasked.limits} == {(None, None, None)}
-    finally:
-        await tree.remove()
     assert not tree.path.exists()
 
 
