@@ -23,7 +23,6 @@ __all__ = [
     "NAMESPACES",
     "attach_mount",
     "is_tmpfs",
-    "mount_id",
     "pidfd_exit",
     "try_namespaces",
     "try_pidfd_exit",
@@ -110,14 +109,6 @@ def unmount(path: str | Path, *, lazy: bool = False) -> None:
         OSError: EINVAL when nothing is mounted there, EBUSY when it is in use, EPERM without CAP_SYS_ADMIN.
     """
     _check(int(lib.zos_unmount(os.fsencode(path), int(lazy))), "umount2", str(path))
-
-
-def mount_id(path: str | Path) -> int:
-    """Id of the mount that `path` lies on (statx(2), STATX_MNT_ID), as in the first column of mountinfo."""
-    found = ffi.new("uint64_t *")
-    if not _check(int(lib.zos_mount_id(os.fsencode(path), found)), "statx", str(path)):
-        raise KernelUnsupported("the kernel does not say on which mount a file lies (Linux 5.8 does)")
-    return int(found[0])
 
 
 def is_tmpfs(path: str | Path) -> bool:

@@ -17,7 +17,6 @@ DECLARATIONS = """
 int zos_pidfd_exit(int pidfd, int *status);
 int zos_attach_mount(int mount, const char *path);
 int zos_unmount(const char *path, int lazy);
-int zos_mount_id(const char *path, uint64_t *id);
 int zos_in_memory(const char *path);
 int zos_try_clone(uint64_t flags, int step);
 int zos_try_pidfd_exit(void);
@@ -98,19 +97,6 @@ static int zos_attach_mount(int mount, const char *path)
 static int zos_unmount(const char *path, int lazy)
 {
     return umount2(path, UMOUNT_NOFOLLOW | (lazy ? MNT_DETACH : 0)) == 0 ? 0 : -errno;
-}
-
-/* 1 and the mount's id (STATX_MNT_ID, Linux 5.8), 0 when the kernel does not say. */
-static int zos_mount_id(const char *path, uint64_t *id)
-{
-    struct statx found;
-    memset(&found, 0, sizeof found);
-    if (statx(AT_FDCWD, path, AT_SYMLINK_NOFOLLOW | AT_NO_AUTOMOUNT, STATX_MNT_ID, &found) != 0)
-        return -errno;
-    if (!(found.stx_mask & STATX_MNT_ID))
-        return 0;
-    *id = found.stx_mnt_id;
-    return 1;
 }
 
 /* 1 when the path lies on tmpfs or ramfs. */

@@ -15,7 +15,7 @@ import pytest
 
 from zos_core.base.paths import Instance
 from zos_core.host import CgroupBusy, CgroupFailed, CgroupTree, LimitInvalid, Limits, cgroup
-from zos_core.host.cgroup import _mount
+from zos_core.host.cgroupfs import find_mount
 from zos_core.host.events import wait_empty
 from zos_core.host.layout import Base, BaseKind, CgroupMount
 from zos_core.host.visit import visiting
@@ -31,7 +31,7 @@ def instance() -> Instance:
 @pytest.fixture
 def base() -> Iterator[Base]:
     """A directory of the hierarchy for this test alone, which is empty and gone afterwards."""
-    path = _mount().path / f"t-net-{uuid.uuid4().hex[:6]}"
+    path = find_mount().path / f"t-net-{uuid.uuid4().hex[:6]}"
     path.mkdir()
     yield Base(kind=BaseKind.OWN, path=path)
     assert [entry.name for entry in path.iterdir() if entry.is_dir()] == []
@@ -206,7 +206,7 @@ async def test_host_cgroup_on_this_machine_says_what_is_not_in_force(instance: I
 
 def _free_controller() -> str:
     """Some controller of version 2 that can stand for the three where version 1 holds those."""
-    for name in (_mount().path / "cgroup.controllers").read_text().split():
+    for name in (find_mount().path / "cgroup.controllers").read_text().split():
         return name
     pytest.skip("no controller of cgroup v2 is free on this machine")
 
@@ -215,7 +215,7 @@ async def test_host_cgroup_hold_is_moved_to_a_leaf_so_that_controllers_can_be_ha
     instance: Instance, base: Base, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller = _free_controller()
-    root = _mount().path / "cgroup.subtree_control"
+    root = find_mount().path / "cgroup.subtree_control"
     had = controller in root.read_text().split()
     monkeypatch.setattr(cgroup, "CONTROLLERS", (controller,))
     if not had:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +17,7 @@ from typing import Final
 
 from zos_core.base.paths import Instance
 from zos_core.base.threads import in_thread
-from zos_core.host import layout
+from zos_core.host import cgroupfs, layout
 from zos_core.host.errors import CgroupBusy, CgroupFailed, CgroupUnavailable, SystemdRefused
 from zos_core.host.events import is_populated, wait_empty
 from zos_core.host.layout import SYSTEM_LEAF, Base, BaseKind, CgroupMount
@@ -123,7 +122,7 @@ class CgroupTree:
             CgroupUnavailable: no cgroup2 is mounted, or our own group is not visible.
             CgroupFailed: the kernel refused.
         """
-        mount = _mount()
+        mount = cgroupfs.find_mount()
         note = None
         if base is None:
             base, note = await _choose(instance, mount, processes)
@@ -132,13 +131,13 @@ class CgroupTree:
     @classmethod
     async def find(cls, instance: Instance) -> CgroupTree | None:
         """Find what an instance has left on this machine; nothing is made."""
-        mount = _mount()
+        mount = cgroupfs.find_mount()
         base = await in_thread(_search, mount, instance)
         if base is None:
             return None
         path = base.path / "zos" / instance.name
         try:
-            controllers = frozenset(_words(path / "cgroup.subtree_control"))
+            controllers = frozenset(cgroupfs.words(path / "cgroup.subtree_control"))
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV):
                 raise
@@ -202,8 +201,8 @@ class CgroupTree:
         await in_thread(self._remove)
 
     def _create(self, path: Path, limits: Limits) -> tuple[LimitState, ...]:
-        with _failing(path, "make"):
-            _make(path)
+        with cgroupfs.failing(path, "make"):
+            cgroupfs.make(path)
         states: list[LimitState] = []
         for knob in KNOBS:
             asked = knob.asked(limits)
@@ -211,15 +210,15 @@ class CgroupTree:
             reason = None if asked is None else self.reasons.get(knob.controller)
             if knob.controller in self.controllers:
                 try:
-                    _write(path / knob.file, knob.write(asked))
-                    enforced = knob.read(_read(path / knob.file))
+                    cgroupfs.write(path / knob.file, knob.write(asked))
+                    enforced = knob.read(cgroupfs.read(path / knob.file))
                 except OSError as error:
                     reason = f"the kernel refused it: {os.strerror(error.errno or 0)}"
             states.append(LimitState(name=knob.name, requested=asked, enforced=enforced, reason=reason))
         if "memory" in self.controllers:
             # Memory means memory: no swap beside it, and a container that is out of it ends as a whole.
-            _write_if_there(path / "memory.swap.max", "max" if limits.memory_bytes is None else "0")
-            _write_if_there(path / "memory.oom.group", "1")
+            cgroupfs.write_if_there(path / "memory.swap.max", "max" if limits.memory_bytes is None else "0")
+            cgroupfs.write_if_there(path / "memory.oom.group", "1")
         return tuple(states)
 
     def _remove(self) -> None:
@@ -249,22 +248,12 @@ async def _end(group: CgroupGroup) -> None:
         ) from error
 
 
-def _mount() -> CgroupMount:
-    mount = layout.find_mount(_read(Path("/proc/self/mountinfo")))
-    if mount is None:
-        raise CgroupUnavailable(
-            "no cgroup2 is mounted",
-            hint="mount -t cgroup2 cgroup2 /sys/fs/cgroup (or boot with systemd.unified_cgroup_hierarchy=1)",
-        )
-    return mount
-
-
 async def _choose(instance: Instance, mount: CgroupMount, processes: Iterable[int]) -> tuple[Base, str | None]:
     """The base, and a note on why it is not a better one."""
     found = await in_thread(_search, mount, instance)
     if found is not None and (found.kind is not BaseKind.SCOPE or _populated(found.path)):
         return found, None  # an empty scope is one that systemd is about to remove
-    own = _directory_of(mount, "self")
+    own = cgroupfs.directory_of(mount, "self")
     if not _managed(mount):
         return Base(kind=BaseKind.ROOT, path=mount.path), None
     from zos_core.host.systemd import start_scope  # and a D-Bus codec, for the start of a node alone
@@ -345,26 +334,17 @@ def _delegated(directory: Path) -> bool:
     return False
 
 
-def _directory_of(mount: CgroupMount, process: int | str) -> Path | None:
-    """Directory of the group of a process; None when it is not visible, or the process is gone."""
-    try:
-        own = layout.own_cgroup(_read(Path(f"/proc/{process}/cgroup")))
-    except OSError:
-        return None
-    return None if own is None else layout.own_directory(mount, own)
-
-
 def _with_descendants(mount: CgroupMount, processes: Iterable[int]) -> set[int]:
     """We, the processes given, and their descendants in the same group: containers are in others, and stay there."""
     found = {os.getpid()}
-    waiting = [(pid, _directory_of(mount, pid)) for pid in processes]
+    waiting = [(pid, cgroupfs.directory_of(mount, pid)) for pid in processes]
     while waiting:
         pid, directory = waiting.pop()
         if pid in found and pid != os.getpid():
             continue
         found.add(pid)
         for child in _children(pid):
-            if child not in found and _directory_of(mount, child) == directory:
+            if child not in found and cgroupfs.directory_of(mount, child) == directory:
                 waiting.append((child, directory))
     return found
 
@@ -374,7 +354,7 @@ def _children(pid: int) -> list[int]:
         return [
             int(word)
             for task in os.listdir(f"/proc/{pid}/task")
-            for word in _words(Path(f"/proc/{pid}/task/{task}/children"))
+            for word in cgroupfs.words(Path(f"/proc/{pid}/task/{task}/children"))
         ]
     except OSError:
         return []
@@ -382,10 +362,10 @@ def _children(pid: int) -> list[int]:
 
 def _prepare(instance: Instance, base: Base, note: str | None, processes: list[int]) -> CgroupTree:
     """Make the tree's directory, free the base of processes where that is asked for, hand the controllers down."""
-    mount = _mount()
+    mount = cgroupfs.find_mount()
     shared, path = base.path / "zos", base.path / "zos" / instance.name
     leaf = path / SYSTEM_LEAF
-    with _failing(path, "make"):
+    with cgroupfs.failing(path, "make"):
         _make_in_shared(shared, path)
         try:
             os.setxattr(path, _MARK, _mark(instance))
@@ -395,24 +375,24 @@ def _prepare(instance: Instance, base: Base, note: str | None, processes: list[i
         wanted = [name for name in CONTROLLERS if name not in reasons]
         ours = _with_descendants(mount, processes)
         if base.kind is BaseKind.SCOPE:
-            _make(leaf)
-            _move(ours | _pids(base.path), leaf)
+            cgroupfs.make(leaf)
+            cgroupfs.move(ours | cgroupfs.pids(base.path), leaf)
         elif wanted and (base.path / "cgroup.events").exists():  # the root of all groups, which has none, may have both
-            foreign = _pids(base.path) - ours
+            foreign = cgroupfs.pids(base.path) - ours
             if foreign:
                 reasons |= dict.fromkeys(
                     wanted, f"other processes are in {base.path}, which can hand out no controllers while they are"
                 )
                 wanted = []
-            elif inside := _pids(base.path):
-                _make(leaf)
-                _move(inside, leaf)
+            elif inside := cgroupfs.pids(base.path):
+                cgroupfs.make(leaf)
+                cgroupfs.move(inside, leaf)
     for name in wanted:
         for directory in (base.path, shared, path):
-            if name in _words(directory / "cgroup.subtree_control"):
+            if name in cgroupfs.words(directory / "cgroup.subtree_control"):
                 continue
             try:
-                _write(directory / "cgroup.subtree_control", f"+{name}")
+                cgroupfs.write(directory / "cgroup.subtree_control", f"+{name}")
             except OSError as error:
                 reasons[name] = f"cannot be handed down by {directory}: {os.strerror(error.errno or 0)}"
                 break
@@ -428,8 +408,8 @@ def _missing(base: Base, note: str | None) -> dict[str, str]:
     """Controllers that this base does not have for us, and why."""
     if base.kind is BaseKind.UNDELEGATED:
         return dict.fromkeys(CONTROLLERS, note or f"{base.path} is not delegated to us")
-    have = _words(base.path / "cgroup.controllers")
-    v1 = layout.v1_controllers(_read(Path("/proc/self/cgroup")))
+    have = cgroupfs.words(base.path / "cgroup.controllers")
+    v1 = layout.v1_controllers(cgroupfs.read(Path("/proc/self/cgroup")))
     return {
         name: (
             "the controller belongs to cgroup v1 on this host (hybrid layout)"
@@ -441,40 +421,21 @@ def _missing(base: Base, note: str | None) -> dict[str, str]:
     }
 
 
-def _make(path: Path) -> None:
-    try:
-        path.mkdir()
-    except FileExistsError:
-        if not path.is_dir():
-            raise
-
-
 def _make_in_shared(shared: Path, path: Path) -> None:
     """Make `zos` and our directory in it, also while another instance removes `zos` as its last one."""
     for _ in range(MAKE_TRIES_MAX):
-        _make(shared)
+        cgroupfs.make(shared)
         try:
-            return _make(path)
+            return cgroupfs.make(path)
         except FileNotFoundError:
             continue
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(shared))
 
 
-def _move(processes: Collection[int], into: Path) -> None:
-    there = _pids(into)
-    for pid in sorted(processes):
-        if pid in there:
-            continue
-        try:
-            _write(into / "cgroup.procs", str(pid))
-        except ProcessLookupError:  # it ended
-            continue
-
-
 def _kill(path: Path) -> None:
-    with _failing(path, "kill what is in"):
+    with cgroupfs.failing(path, "kill what is in"):
         try:
-            _write(path / "cgroup.kill", "1")
+            cgroupfs.write(path / "cgroup.kill", "1")
         except OSError as error:
             if error.errno not in (errno.ENOENT, errno.ENODEV) or path.is_dir():
                 raise
@@ -501,7 +462,7 @@ def _remove(path: Path) -> None:
                 f"cannot read {path}: {error.strerror}", path=str(path), errno=error.errno or 0
             ) from error
         return
-    with _failing(path, "remove"):
+    with cgroupfs.failing(path, "remove"):
         for directory, _, _ in os.walk(path, topdown=False):
             try:
                 os.rmdir(directory)
@@ -510,70 +471,11 @@ def _remove(path: Path) -> None:
 
 
 def _statistics(path: Path) -> CgroupStatistics:
-    with _failing(path, "read"):
+    with cgroupfs.failing(path, "read"):
         return CgroupStatistics(
-            cpu_us=_keyed(path / "cpu.stat", "usage_usec"),
-            memory_bytes=_number(path / "memory.current"),
-            memory_peak_bytes=_number(path / "memory.peak"),
-            out_of_memory_kills=_keyed(path / "memory.events", "oom_kill"),
-            processes=len(_pids(path)),
+            cpu_us=cgroupfs.keyed(path / "cpu.stat", "usage_usec"),
+            memory_bytes=cgroupfs.number(path / "memory.current"),
+            memory_peak_bytes=cgroupfs.number(path / "memory.peak"),
+            out_of_memory_kills=cgroupfs.keyed(path / "memory.events", "oom_kill"),
+            processes=len(cgroupfs.pids(path)),
         )
-
-
-@contextmanager
-def _failing(path: Path, what: str) -> Iterator[None]:
-    """Turn what the kernel says about a group into our error."""
-    try:
-        yield
-    except OSError as error:
-        hint = "control groups need root, or a delegated scope" if error.errno in (errno.EACCES, errno.EPERM) else None
-        raise CgroupFailed(
-            f"cannot {what} control group {path}: {error.strerror}",
-            hint=hint,
-            path=str(error.filename or path),
-            errno=error.errno or 0,
-        ) from error
-
-
-def _read(path: Path) -> str:
-    return path.read_bytes().decode("utf-8", "surrogateescape")
-
-
-def _words(path: Path) -> list[str]:
-    return _read(path).split()
-
-
-def _pids(path: Path) -> set[int]:
-    # 0 is a process of another pid namespace: nothing that we could move.
-    return {int(word) for word in _words(path / "cgroup.procs")}
-
-
-def _write(path: Path, text: str) -> None:
-    """One write(2) to a file that must be there: the kernel takes each as one command."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-    try:
-        os.write(descriptor, text.encode())
-    finally:
-        os.close(descriptor)
-
-
-def _write_if_there(path: Path, text: str) -> None:
-    try:
-        _write(path, text)
-    except FileNotFoundError:  # a kernel without swap accounting, for one
-        return
-
-
-def _number(path: Path) -> int | None:
-    try:
-        return int(_read(path))
-    except FileNotFoundError:
-        return None
-
-
-def _keyed(path: Path, key: str) -> int | None:
-    try:
-        lines = _read(path).splitlines()
-    except FileNotFoundError:
-        return None
-    return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), None)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from zos_core.base.paths import Instance
 from zos_core.base.threads import in_thread
-from zos_core.host.cgroup import CgroupTree, _directory_of, _failing, _mount, _move, _pids, _words, _write
+from zos_core.host import cgroupfs
+from zos_core.host.cgroup import CgroupTree
 from zos_core.host.errors import CgroupUnavailable
 from zos_core.host.layout import BaseKind
 
@@ -38,13 +39,13 @@ async def visiting(instance: Instance) -> AsyncIterator[None]:
 def _now() -> tuple[Path | None, Mapping[Path, frozenset[str]]]:
     """Our group, and what each group that may become a base hands down."""
     try:
-        mount = _mount()
+        mount = cgroupfs.find_mount()
     except CgroupUnavailable:
         return None, {}
-    home = _directory_of(mount, "self")
+    home = cgroupfs.directory_of(mount, "self")
     places = [mount.path, *([home] if home is not None else [])]
     known = [place for base in places for place in (base, base / "zos") if place.is_dir()]
-    return home, {place: frozenset(_words(place / "cgroup.subtree_control")) for place in known}
+    return home, {place: frozenset(cgroupfs.words(place / "cgroup.subtree_control")) for place in known}
 
 
 async def _leave(instance: Instance, home: Path | None, handed_down: Mapping[Path, frozenset[str]]) -> None:
@@ -60,11 +61,11 @@ async def _leave(instance: Instance, home: Path | None, handed_down: Mapping[Pat
 
 def _go_home(tree: CgroupTree, home: Path, handed_down: Mapping[Path, frozenset[str]]) -> None:
     base = tree.layout.path
-    with _failing(base, "leave"):
+    with cgroupfs.failing(base, "leave"):
         # A scope goes with its last process. Elsewhere a group that hands something down takes no process back.
         for place in (tree.path, base / "zos", base) if tree.layout.kind is not BaseKind.SCOPE else ():
-            more = frozenset(_words(place / "cgroup.subtree_control")) - handed_down.get(place, frozenset())
+            more = frozenset(cgroupfs.words(place / "cgroup.subtree_control")) - handed_down.get(place, frozenset())
             for name in sorted(more):
-                _write(place / "cgroup.subtree_control", f"-{name}")
-        if os.getpid() not in _pids(home):
-            _move([os.getpid()], home)
+                cgroupfs.write(place / "cgroup.subtree_control", f"-{name}")
+        if os.getpid() not in cgroupfs.pids(home):
+            cgroupfs.move([os.getpid()], home)
