@@ -363,6 +363,9 @@ class Load:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self.random.uniform(0.2, 3.0)):
                     await self.stopping.wait()
+            # It has started when the shell has; that it hears SIGTERM it says itself.
+            while await self.output(name, follow=False) != ["up"]:  # noqa: ASYNC110 (a line tells nobody)
+                await asyncio.sleep(0.02)
             state = await call_again(
                 self.client, STOP, path={"name": name}, body=StopRequest(grace_s=30), timeout_s=90, known=True
             )
