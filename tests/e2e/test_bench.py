@@ -235,7 +235,9 @@ def test_without_pytest_the_hint_says_what_to_install() -> None:
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_broken_off_keeps_what_it_has(tmp_path: Path, number: signal.Signals) -> None:
-    main = "import sys; from zos_core.base.verbs import main; sys.exit(main())"
+    # Where the tests run in the background of a shell, SIGINT is ignored, and that is inherited.
+    main = "import signal, sys; signal.signal(signal.SIGINT, signal.default_int_handler);"
+    main += "from zos_core.base.verbs import main; sys.exit(main())"
     words = ["run", "machine", "--quiet-wait", "0", "--rounds", "100000", "--json", str(tmp_path / "run.json")]
     process = subprocess.Popen(
         [sys.executable, "-c", main, "bench", *words, "--cache", str(tmp_path)],
