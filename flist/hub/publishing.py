@@ -48,7 +48,7 @@ from flist.locator import Locator, packs_of
 from flist.manifest import Manifest, SignedManifest
 from flist.names import NameRecord, SignedRecord, read_record
 from flist.sign import verify_manifest
-from flist.store import DirectoryStore, ObjectMissing, TieredStore
+from flist.store import DirectoryStore, ObjectMissing
 from flist.store.paths import NAME_FILE_MAX, check_path, size_max
 from flist.verify import verify
 from native.errors import ZosError
@@ -284,12 +284,8 @@ class Publishing:
         view = self._directory / VIEWS / f"{public.hex()}-{next(self._views)}"
         try:
             await in_thread(self._make_view, view, public, image.manifest, locator)
-            store = TieredStore([DirectoryStore(view), self.staging.store(public), self._store])
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
-                await verify(store, image, trusted=None)
-                for ref in (image.manifest.trace, image.manifest.oci):
-                    if ref is not None and not await store.has(f"meta/{ref.blake3.hex()}"):
-                        raise ObjectMissing(f"meta/{ref.blake3.hex()} did not come")
+                await verify(DirectoryStore(view), image, trusted=None)
         except TimeoutError as error:
             raise RequestTimeout(f"the image was not verified within {VERIFY_TIMEOUT_S:.0f} s") from error
         except (DiskFull, StoreUnwritable):
@@ -302,22 +298,35 @@ class Publishing:
             await in_thread(shutil.rmtree, view, ignore_errors=True)
 
     def _make_view(self, view: Path, public: bytes, manifest: Manifest, locator: bytes | None) -> None:
-        """A directory with the locator of an image and the packs that it names, linked from where they lie.
+        """A store of this image alone, as it will be: everything is linked from where it lies, staging or store.
 
-        A reader takes the packs from the store that has the locator, and here they may lie in two. `locator` is the
-        hash of the one that was sent for this commit; None for the store's own.
+        Nothing else may be read for it: where a locator leads to wrong bytes a reader of several stores asks the next
+        one, and would find good ones by a locator that this one is about to replace. `locator` is the hash of the one
+        that was sent for this commit; None for the store's own.
         """
         places = (self.staging.place(public), self._root)
         path = f"locator/{manifest.index.root.hex()}"
         new = self._new_locator(public, manifest, locator)
         source = self._root / path if new is None else places[0] / "locator" / new.hex()
+        index = f"index/{manifest.index.root.hex()}"
+        refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
+
+        def bring(name: str) -> None:
+            for place in places:
+                if _link(place / name, view / name):
+                    return
+            raise ObjectMissing(f"{name} did not come", path=name)
+
         with writing("what is verified"):
             if not _link(source, view / path):
                 raise ObjectMissing(f"{path} did not come", path=path)
+            bring(index)
+            for page in PageList.decode(read_limited(view / index, size_max(index)), manifest.index.root).pages:
+                bring(f"index/{page.hash.hex()}")
+            for ref in refs:
+                bring(f"meta/{ref.blake3.hex()}")
             for pack in packs_of(read_limited(view / path, size_max(path))):
-                for place in places:  # what is in neither is missed by who reads it
-                    if _link(place / "pack" / pack.hex(), view / "pack" / pack.hex()):
-                        break
+                bring(f"pack/{pack.hex()}")
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -506,9 +515,12 @@ def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) 
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Link a file to another path; whether it is there."""
+    """Link a file to another path, once; whether it is there."""
     make_directories(target.parent, mode=0o700)
-    with contextlib.suppress(FileNotFoundError):
+    try:
         os.link(source, target, follow_symlinks=False)
+    except FileExistsError:  # an object may be named twice
         return True
-    return False
+    except FileNotFoundError:
+        return False
+    return True

@@ -299,7 +299,7 @@ def test_a_build_that_was_killed_leaves_nothing_to_see_and_the_next_one_cleans_u
         "from pathlib import Path\n"
         "import flist.build\n"
         "from tests.images import FolderStore\n"
-        "flist.build._finish = lambda *a: os.kill(os.getpid(), signal.SIGKILL)\n"
+        "flist.build._finish = lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL)\n"
         "asyncio.run(flist.build.build(Path(sys.argv[1]), FolderStore(Path(sys.argv[2])), name='a/b', revision=1))\n"
     )
     root = Path(flist.build.__file__).resolve().parents[1]

@@ -523,6 +523,16 @@ def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: Hub
     assert isinstance(committed, Committed), committed
     assert (hub.root / "locator" / index.hex()).read_bytes() == true
 
+    async def afterwards() -> None:
+        """Nor does the right one, which the store has by now, stand in for what it leads to."""
+        taken = Publishing(hub.root)
+        with pytest.raises(RevisionIncomplete, match="wrong bytes"):
+            await taken.commit(caller=caller, body=wrong)
+        taken.close()
+
+    asyncio.run(afterwards())
+    assert (hub.root / "locator" / index.hex()).read_bytes() == true
+
 
 def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
