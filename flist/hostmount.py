@@ -29,6 +29,7 @@ from zos_core.base.tree import (
     Listener,
     Table,
     blockd_service,
+    end_strays,
     end_tree,
     hold_channel,
     is_running,
@@ -153,6 +154,8 @@ async def unmount(target: Path) -> None:
             ) from error
         if running:
             await end_tree(instance)
+        else:
+            await end_strays(instance)
         _forget(instance)
 
 
