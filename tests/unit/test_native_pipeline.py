@@ -495,4 +495,4 @@ def test_pipeline_steady_state_has_no_page_faults() -> None:
     assert out == data
     # The interpreter's own allocator takes a new arena now and then; a call of ours would fault every time.
     assert sorted(faults)[len(faults) // 2] == 0
-    assert sum(faults[10:]) <= 4, faults
+    assert sum(count > 0 for count in faults[10:]) <= 2, faults
