@@ -175,12 +175,8 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
             sign=lambda signed: sign_manifest(signed, key),
             progress=console.progress(),
         )
-        try:
-            await _give_name(store, name, revision, result.digest, keyring)
-        except RevisionNotNew as error:
-            if arguments.revision is None:
-                error.hint = "another build was faster: build again"
-            raise
+        record = NameRecord(name=name.repository, tag=name.tag, digest=result.digest, revision=revision)
+        await _give_name(store, name, record, keyring, asked=arguments.revision is not None)
     if output is not None:
         write_atomic(output, result.signed.encode(), owner=user.owner)
     _report(result, name, revision, store.name, arguments.output, console)
@@ -227,16 +223,20 @@ async def _record(store: Store, name: ImageName, keyring: Keyring) -> NameRecord
     return parse_record(data, trusted=keyring.trusted)
 
 
-async def _give_name(store: Store, name: ImageName, revision: int, digest: bytes, keyring: Keyring) -> None:
-    """Write the name's record, unless it is there; looks again, because another build may have ended meanwhile."""
+async def _give_name(store: Store, name: ImageName, new: NameRecord, keyring: Keyring, *, asked: bool) -> None:
+    """Write the name's record, unless it is there; looks again, because another build may have ended meanwhile.
+
+    `asked`: the revision was chosen by the caller.
+    """
     record = await _record(store, name, keyring)
-    if record is not None and (record.revision > revision or (record.revision == revision and record.digest != digest)):
+    if record is not None and (
+        record.revision > new.revision or (record.revision == new.revision and record.digest != new.digest)
+    ):
         raise RevisionNotNew(
             f"{name} has revision {record.revision} already, and it is another image",
-            hint="leave --revision out",
+            hint="leave --revision out" if asked else "another build was faster: build again",
             digest=record.digest.hex(),
         )
-    new = NameRecord(name=name.repository, tag=name.tag, digest=digest, revision=revision)
     key = keyring.own_key()
     signed, guard = SignedRecord(new, key.public), user_guard()
     await guard.check(store, signed, trusted=keyring.trusted)

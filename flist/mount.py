@@ -187,17 +187,17 @@ class ImageMounts:
         async with self._locks.setdefault(digest, asyncio.Lock()):
             known = self._mounted.get(digest)
             there = digest in await self.mounted()
-            # One that somebody asked for is no choice for somebody else.
-            stays = in_use or known is None or known.reason != ASKED_FOR
-            if there and known is not None and (forced == known.provider or (forced is None and stays)):
-                await self._add_sources(image, known, sources)
-                return known if forced or known.reason != ASKED_FOR else replace(known, reason="mounted so already")
-            if there and known is not None and in_use:
-                raise ProviderUnavailable(
-                    f"containers run from this image, which is mounted by {known.provider!r}, not {forced!r}",
-                    hint="stop them first, or leave --provider out",
-                    provider=forced or "",
-                )
+            if there and known is not None:
+                borrowed = forced is None and known.reason == ASKED_FOR  # somebody else's wish is no choice for us
+                if (in_use or not borrowed) if forced is None else forced == known.provider:
+                    await self._add_sources(image, known, sources)
+                    return replace(known, reason="mounted so already") if borrowed else known
+                if in_use:
+                    raise ProviderUnavailable(
+                        f"containers run from this image, which is mounted by {known.provider!r}, not {forced!r}",
+                        hint="stop them first, or leave --provider out",
+                        provider=forced or "",
+                    )
             if known is not None or there:
                 await self._release(digest)
             try:

@@ -28,6 +28,7 @@ from flist.locator import Locator
 from flist.manifest import SignedManifest
 from flist.names import NameRecord
 from flist.store import DirectoryStore
+from flist.store.paths import object_paths
 from zos_core.base.client import Client
 from zos_core.base.document import Record
 from zos_core.base.endpoint import RemoteProblem
@@ -147,10 +148,7 @@ class _Publication:
         for ref in pages:
             lengths += Page.decode(await self._store.get(f"index/{ref.hash.hex()}"), ref).lengths
         self._locator = await self._store.get(self._locator_path)
-        refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
-        paths = [f"meta/{ref.blake3.hex()}" for ref in refs]
-        paths += [f"index/{index.hex()}", *(f"index/{ref.hash.hex()}" for ref in pages)]
-        self._objects = await in_thread(self._sizes, paths)
+        self._objects = await in_thread(self._sizes, object_paths(manifest, pages))
         packs = [f"pack/{digest.hex()}" for digest in Locator.decode(self._locator, lengths).packs]
         self._packs = await in_thread(self._sizes, packs)
 

@@ -49,7 +49,7 @@ from flist.manifest import Manifest, SignedManifest
 from flist.names import NameRecord, SignedRecord, read_record
 from flist.sign import verify_manifest
 from flist.store import DirectoryStore, ObjectMissing
-from flist.store.paths import NAME_FILE_MAX, check_path, size_max
+from flist.store.paths import NAME_FILE_MAX, check_path, object_paths, size_max
 from flist.verify import verify
 from native.errors import ZosError
 from zos_core.base.atomic_file import make_directories, read_limited, sync_directory, write_atomic
@@ -309,7 +309,6 @@ class Publishing:
         new = self._new_locator(public, manifest, locator)
         source = self._root / path if new is None else places[0] / "locator" / new.hex()
         index = f"index/{manifest.index.root.hex()}"
-        refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
 
         def bring(name: str) -> None:
             for place in places:
@@ -321,12 +320,10 @@ class Publishing:
             if not _link(source, view / path):
                 raise ObjectMissing(f"{path} did not come", path=path)
             bring(index)
-            for page in PageList.decode(read_limited(view / index, size_max(index)), manifest.index.root).pages:
-                bring(f"index/{page.hash.hex()}")
-            for ref in refs:
-                bring(f"meta/{ref.blake3.hex()}")
-            for pack in packs_of(read_limited(view / path, size_max(path))):
-                bring(f"pack/{pack.hex()}")
+            pages = PageList.decode(read_limited(view / index, size_max(index)), manifest.index.root).pages
+            packs = packs_of(read_limited(view / path, size_max(path)))
+            for name in (*object_paths(manifest, pages), *(f"pack/{pack.hex()}" for pack in packs)):
+                bring(name)
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -499,9 +496,7 @@ def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) 
 
     index = manifest.index.root
     pages = PageList.decode(read(f"index/{index.hex()}"), index).pages
-    paths = [f"index/{index.hex()}", *(f"index/{ref.hash.hex()}" for ref in pages)]
-    refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
-    paths += [f"meta/{ref.blake3.hex()}" for ref in refs]
+    paths = object_paths(manifest, pages)
     if locator is not None:
         lengths = [length for ref in pages for length in Page.decode(read(f"index/{ref.hash.hex()}"), ref).lengths]
         packs = Locator.decode(read(f"locator/{locator.hex()}"), lengths).packs

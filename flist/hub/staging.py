@@ -22,7 +22,7 @@ from blake3 import blake3
 
 from flist.hub.errors import ObjectWrong, StoreUnwritable, UploadConflict, UploadLimit
 from flist.manifest import META_MAX
-from flist.store import DirectoryStore, ObjectInvalid
+from flist.store import ObjectInvalid
 from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import make_directories, sync_directory
 from zos_core.base.errors import DiskFull
@@ -59,10 +59,6 @@ class Staging:
     def place(self, public: bytes) -> Path:
         """The directory of a key, laid out as a store."""
         return self._root / public.hex()
-
-    def store(self, public: bytes) -> DirectoryStore:
-        """What a key has sent whole."""
-        return DirectoryStore(self.place(public))
 
     def offset(self, public: bytes, path: str) -> int | None:
         """Bytes of an object that have come, or None when it is whole; the object is kept from the collector."""

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-from flist.index import PAGE_UNITS, UNITS_MAX
+from flist.index import PAGE_UNITS, UNITS_MAX, PageRef
 from flist.locator import ENTRY_SIZE, PACK_MAX, PACKS_MAX, header_size
-from flist.manifest import FILE_MAX, META_MAX
+from flist.manifest import FILE_MAX, META_MAX, Manifest
 from flist.store.errors import ObjectInvalid
 
-__all__ = ["KINDS", "MUTABLE_KINDS", "NAME_FILE_MAX", "check_path", "size_max"]
+__all__ = ["KINDS", "MUTABLE_KINDS", "NAME_FILE_MAX", "check_path", "object_paths", "size_max"]
 
 _HEX = re.compile(r"[0-9a-f]{64}\Z")
 _PART = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]{0,63})\Z")
@@ -49,3 +50,10 @@ def check_path(path: str) -> str:
 def size_max(path: str) -> int:
     """Bytes that an object of this kind can have at most, as it lies in a store."""
     return _SIZE_MAX[check_path(path)]
+
+
+def object_paths(manifest: Manifest, pages: Sequence[PageRef]) -> list[str]:
+    """Paths of what a manifest names: the index with its pages, and the metadata."""
+    refs = [ref for ref in (manifest.meta, manifest.trace, manifest.oci) if ref is not None]
+    hashes = [manifest.index.root, *(page.hash for page in pages)]
+    return [*(f"index/{each.hex()}" for each in hashes), *(f"meta/{ref.blake3.hex()}" for ref in refs)]

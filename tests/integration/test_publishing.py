@@ -306,6 +306,16 @@ def _upload_only(jane: Zos, hub: HubProcess, wire: Wire) -> Path:
     return kept
 
 
+def _all_but_the_commit(jane: Zos, hub: HubProcess) -> tuple[Caller, Revision]:
+    """Everything of jane/web has come, and the hub is dead; who commits, and what."""
+    wire = Wire(hub)
+    hub.start()
+    request = _upload_only(jane, hub, wire).read_bytes()
+    wire.close()
+    hub.kill()
+    return Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+
+
 # --- Owners and races -----------------------------------------------------------------------------------------------
 
 
@@ -451,11 +461,7 @@ def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, 
     """What each of them verifies lies in a directory of its own: neither takes it from under the other."""
     as_jane(jane)
     build(jane, tree)
-    wire = Wire(hub)
-    hub.start()
-    request = _upload_only(jane, hub, wire).read_bytes()
-    wire.close()
-    hub.kill()
+    caller, body = _all_but_the_commit(jane, hub)
     both, views = threading.Barrier(2, timeout=30), set[Path]()
 
     class Slow(Publishing):
@@ -466,7 +472,6 @@ def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, 
 
     async def main() -> list[Committed]:
         taken = Slow(hub.root)
-        caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
         async with asyncio.TaskGroup() as group:
             commits = [group.create_task(taken.commit(caller=caller, body=body)) for _ in range(2)]
         taken.close()
@@ -485,12 +490,7 @@ def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: Hub
     as_jane(jane)
     build(jane, tree)
     build(jane, tree, "jane/other")
-    wire = Wire(hub)
-    hub.start()
-    request = _upload_only(jane, hub, wire).read_bytes()
-    wire.close()
-    hub.kill()
-    caller, good = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+    caller, good = _all_but_the_commit(jane, hub)
     store = DirectoryStore(jane.store)
     name = (jane.store / "name/jane/other/latest").read_bytes()
     image = asyncio.run(fetch_manifest(store, read_record(name, trusted=None).record.digest))
@@ -540,12 +540,7 @@ def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
     """Everything had come and was verified; then the hub died, or its disk was full."""
     as_jane(jane)
     build(jane, tree)
-    wire = Wire(hub)
-    hub.start()
-    request = _upload_only(jane, hub, wire).read_bytes()
-    wire.close()
-    hub.kill()
-    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+    caller, body = _all_but_the_commit(jane, hub)
 
     class Broken(Publishing):
         def _intent(self, public: bytes, image: SignedManifest, body: Revision) -> Intent:
@@ -573,12 +568,7 @@ def test_commits_under_way_are_bounded_and_timed(
     """Each is verified, which takes memory and time; whoever is refused may come again."""
     as_jane(jane)
     build(jane, tree)
-    wire = Wire(hub)
-    hub.start()
-    request = _upload_only(jane, hub, wire).read_bytes()
-    wire.close()
-    hub.kill()
-    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+    caller, body = _all_but_the_commit(jane, hub)
 
     async def main() -> list[Committed | BaseException]:
         refused = asyncio.Event()
@@ -743,12 +733,7 @@ def test_an_intent_that_cannot_be_carried_out_waits_and_loses_nothing(
     build(jane, tree)
     build(eve, tree, "eve/web")
     trust(eve, eve, "eve")
-    wire = Wire(hub)
-    hub.start()
-    request = _upload_only(jane, hub, wire).read_bytes()
-    wire.close()
-    hub.kill()
-    caller, body = Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
+    caller, body = _all_but_the_commit(jane, hub)
 
     def until_the_manifest(step: Step) -> None:
         if step.name == "manifest":
