@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import re
 from collections.abc import Iterator
@@ -26,8 +27,12 @@ SYSCTLS = (
     "user/max_user_namespaces",
     "fs/pipe-max-size",
 )
-# What does not always bear a name of ours, and that nobody else is likely to change within seconds.
+# What does not bear an instance's name, and that nobody else is likely to change within seconds. Of loop devices only
+# those that zos made are looked at: the whole machine shares them, and a build beside this may mount its own.
 NAMELESS = ("loops", "sysctls")
+LOOP_GET_STATUS64 = 0x4C05
+# lo_file_name in struct loop_info64, 232 bytes; native/crates/linux/src/loopdev.rs writes it.
+LOOP_NAME = slice(56, 120)
 # The control groups of the whole machine are seen from every namespace, those of other instances among them.
 SHARED = ("cgroups",)
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "user", "uts")
@@ -180,9 +185,16 @@ def _tcp_listeners() -> Iterator[str]:
 
 
 def _loops() -> Iterator[str]:
+    """Those that zos attached, in any of the machine's namespaces."""
     for device in Path("/sys/block").glob("loop*"):
-        if (device / "loop").is_dir():
-            yield f"{device.name} {(device / 'loop/backing_file').read_text().strip()}"
+        try:
+            backing = (device / "loop/backing_file").read_text().strip()
+            with open(f"/dev/{device.name}", "rb", buffering=0) as file:
+                info = fcntl.ioctl(file, LOOP_GET_STATUS64, bytes(232))
+        except OSError:
+            continue  # nothing is behind it, or not any more
+        if info[LOOP_NAME].rstrip(b"\0") == b"zos":
+            yield f"{device.name} {backing}"
 
 
 def _sysctls() -> Iterator[str]:

@@ -64,6 +64,26 @@ def test_an_image_is_there_and_gone(store: Path, target: Path, tmp_path: Path, l
     assert problem(unmount(named))["code"] == "flist.not-mounted"
 
 
+def test_of_loop_devices_its_own_count(store: Path, target: Path, tmp_path: Path) -> None:
+    """What the snapshot of the machine takes for ours: others attach and detach theirs meanwhile."""
+    if not Path("/dev/loop-control").exists():
+        pytest.skip("no /dev/loop-control")
+    before = snapshot().loops
+    (tmp_path / "disk").write_bytes(bytes(1 << 20))
+    theirs = subprocess.run(
+        ["losetup", "--find", "--show", tmp_path / "disk"], check=True, capture_output=True, text=True
+    ).stdout.strip()
+    try:
+        assert snapshot().loops == before
+        done = mount(store, target, "--provider", "loop")
+        assert done.status == 0, done.err
+        assert len(snapshot().loops - before) == 2, "metadata and data"
+        assert unmount(target).status == 0
+        assert snapshot().loops == before
+    finally:
+        subprocess.run(["losetup", "--detach", theirs], check=True)
+
+
 def test_one_that_is_in_use_stays(store: Path, target: Path) -> None:
     assert mount(store, target).status == 0
     with open(target / "data/01", "rb") as file:
