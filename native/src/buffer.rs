@@ -4,7 +4,7 @@
 //! nothing is copied; the object stays exported until the call ends, so that a bytearray cannot be resized under it;
 //! what cannot be taken is `InputInvalid`, and a TypeError where there is no buffer at all.
 //!
-//! This is the one place of this crate with `unsafe`: PyO3 lends a buffer's memory only as long as the interpreter is
+//! Here memory of Python is taken with `unsafe`: PyO3 lends a buffer's memory only as long as the interpreter is
 //! held, and holding it for milliseconds is what these calls must not do.
 
 use std::marker::PhantomData;

@@ -39,7 +39,8 @@ hint, `{}` stands for what is filled in. `http.404` and `http.405` are a server'
 `zos run` and `zos exec` end with the status of the container's command, as a shell does: 125 if zos itself failed, 126
 if the command cannot be executed, 127 if there is none, 128 + N if signal N ended it. Every other verb ends with the
 status below; `zos doctor` with 77 where containers cannot run, `zos bench compare` with 110 where something got worse;
-all with 130 after Ctrl-C and 143 after SIGTERM.
+all with 130 after Ctrl-C and 143 after SIGTERM, except that `zos hub serve` ends with 0 after SIGTERM, and `zos run`
+hands both to a container that has started.
 """
 
 
