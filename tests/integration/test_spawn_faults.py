@@ -54,7 +54,8 @@ class Left:
             "mounts": len(Path(f"/proc/{spawn}/mountinfo").read_text().splitlines()),
             "names": self.tree.hold.do("list", prefix="")["names"],
             "children": [child["name"] for child in self.tree.hold.do("children")["children"]],
-            "helpers": Path(f"/proc/{spawn}/task/{spawn}/children").read_text(),
+            "processes": len(children_of(parent_of(spawn))),
+            "helpers": children_of(spawn),
         }
 
     def check(self, before: dict[str, object], when: str) -> None:
@@ -63,6 +64,15 @@ class Left:
             if (now := self.now()) == before:
                 return
         assert now == before, when
+
+
+def children_of(pid: int) -> list[str]:
+    """Those of which hold knows nothing, too."""
+    return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def parent_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def descriptors_of(pid: int) -> list[str]:

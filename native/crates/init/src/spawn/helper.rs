@@ -2,7 +2,6 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use linux::clone::Forked;
 use wire::Channel;
 
 use super::failure::{Outcome, Step};
@@ -64,32 +63,30 @@ fn run(
 ) -> Outcome<Helper> {
     let (ours, theirs) = Channel::pair().step("socketpair")?;
     let us = rustix::process::getpid();
-    match linux::clone::fork(flags, cgroup).step("fork")? {
-        Forked::Parent { pidfd, .. } => Ok(Helper {
-            channel: ours,
-            pidfd,
-        }),
-        Forked::Child => super::launch::never_return(|| {
-            fault::enter(Side::Helper);
-            if flags == 0 {
-                let _ = linux::privilege::die_with_parent();
-                if rustix::process::getppid() != Some(us) {
-                    linux::clone::exit_now(1);
-                }
-            }
-            let mut keep = keep.to_vec();
-            keep.push(theirs.as_fd());
-            if linux::clone::close_all_but(&keep).is_err() {
+    let (_, pidfd) = super::launch::fork(flags, cgroup, "fork", || {
+        fault::enter(Side::Helper);
+        if flags == 0 {
+            let _ = linux::privilege::die_with_parent();
+            if rustix::process::getppid() != Some(us) {
                 linux::clone::exit_now(1);
             }
-            let sent = match work(theirs.as_fd()) {
-                Ok(done) => {
-                    let fds: Vec<_> = done.fds.iter().map(AsFd::as_fd).collect();
-                    theirs.send(&done.reply, &fds)
-                }
-                Err(error) => theirs.send(&wire::error(0, &error), &[]),
-            };
-            linux::clone::exit_now(i32::from(sent.is_err()))
-        }),
-    }
+        }
+        let mut keep = keep.to_vec();
+        keep.push(theirs.as_fd());
+        if linux::clone::close_all_but(&keep).is_err() {
+            linux::clone::exit_now(1);
+        }
+        let sent = match work(theirs.as_fd()) {
+            Ok(done) => {
+                let fds: Vec<_> = done.fds.iter().map(AsFd::as_fd).collect();
+                theirs.send(&done.reply, &fds)
+            }
+            Err(error) => theirs.send(&wire::error(0, &error), &[]),
+        };
+        linux::clone::exit_now(i32::from(sent.is_err()))
+    })?;
+    Ok(Helper {
+        channel: ours,
+        pidfd,
+    })
 }

@@ -35,10 +35,23 @@ pub struct Descriptors<'a> {
     pub stderr: BorrowedFd<'a>,
 }
 
-/// Runs `body` as the whole life of a forked child: it never comes back into spawn's loop, not even by a panic.
-pub fn never_return(body: impl FnOnce()) -> ! {
-    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(body));
-    exit_now(EXIT_FAILED)
+/// Forks, and runs `child` as the whole life of the new process: it never comes back into spawn's loop, not by a panic
+/// and not by a fault that is made on purpose, which is this process's alone. Gives the child's id and its pidfd.
+pub fn fork(
+    flags: u64,
+    cgroup: Option<BorrowedFd<'_>>,
+    step: &str,
+    child: impl FnOnce(),
+) -> Outcome<(i32, OwnedFd)> {
+    let parent = match linux::clone::fork(flags, cgroup) {
+        Ok(Forked::Child) => {
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child));
+            exit_now(EXIT_FAILED)
+        }
+        Ok(Forked::Parent { pid, pidfd }) => Ok((pid, pidfd)),
+        Err(error) => Err(error),
+    };
+    parent.step(step)
 }
 
 /// Waits until the process has a name in hold.
@@ -151,17 +164,15 @@ pub fn enter(
     close_all_but(&[fds.go, helper, report.fd()]).step("close")?;
     payload::drop_privileges(program, &mut unenforced)?;
     payload::directory(program)?;
-    match linux::clone::fork(PARENT, None).step("clone3")? {
-        Forked::Parent { pid, pidfd } => Ok(Done::new(&Cloned { pid }, vec![pidfd])),
-        Forked::Child => never_return(|| {
-            fault::enter(Side::Child);
-            if close_all_but(&[fds.go, report.fd()]).is_err() {
-                exit_now(EXIT_FAILED);
-            }
-            wait_go(fds.go);
-            payload::last(program, report, &unenforced)
-        }),
-    }
+    let (pid, pidfd) = fork(PARENT, None, "clone3", || {
+        fault::enter(Side::Child);
+        if close_all_but(&[fds.go, report.fd()]).is_err() {
+            exit_now(EXIT_FAILED);
+        }
+        wait_go(fds.go);
+        payload::last(program, report, &unenforced)
+    })?;
+    Ok(Done::new(&Cloned { pid }, vec![pidfd]))
 }
 
 /// What [`enter`] answers.

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use linux::clone::{Forked, PARENT};
+use linux::clone::PARENT;
 use rustix::event::{poll, PollFd, PollFlags, Timespec};
 use serde::de::DeserializeOwned;
 use serde::Serialize;
@@ -662,26 +662,22 @@ impl Server {
         let (stderr, stderr_write) = launch::stream()?;
         let (report, theirs) = Channel::pair().step("socketpair")?;
         linux::sigwait::block_all().step("signals")?;
-        let forked = linux::clone::fork(NAMESPACES | PARENT, Some(cgroup.as_fd()));
-        if let Ok(Forked::Child) = forked {
-            launch::never_return(|| {
-                forget(&mut self.waiting, &mut self.held_up);
-                let report = Report::new(theirs);
-                let fds = Descriptors {
-                    go: go_read.as_fd(),
-                    stdout: stdout_write.as_fd(),
-                    stderr: stderr_write.as_fd(),
-                };
-                let netns = netns.as_ref().map(AsFd::as_fd);
-                if let Err(error) = launch::container(ask, program, &image, netns, &fds, &report) {
-                    report.fail(&error);
-                }
-            });
-        }
+        let (waiting, held_up) = (&mut self.waiting, &mut self.held_up);
+        let forked = launch::fork(NAMESPACES | PARENT, Some(cgroup.as_fd()), "clone3", || {
+            forget(waiting, held_up);
+            let report = Report::new(theirs);
+            let fds = Descriptors {
+                go: go_read.as_fd(),
+                stdout: stdout_write.as_fd(),
+                stderr: stderr_write.as_fd(),
+            };
+            let netns = netns.as_ref().map(AsFd::as_fd);
+            if let Err(error) = launch::container(ask, program, &image, netns, &fds, &report) {
+                report.fail(&error);
+            }
+        });
         linux::sigwait::unblock_all().step("signals")?;
-        let Forked::Parent { pid, pidfd } = forked.step("clone3")? else {
-            return Err(bad_value("unreachable"));
-        };
+        let (pid, pidfd) = forked?;
         let (name, generation) = (ask.name.clone(), ask.generation);
         self.let_run(
             asker,
