@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
@@ -95,7 +97,8 @@ class Run:
         terminate = signal.signal(signal.SIGTERM, _interrupt)
         interrupt = signal.getsignal(signal.SIGINT)
         try:
-            status = pytest.main([*PYTEST_OPTIONS, *self._of_path], plugins=[_Named(self), fixtures])
+            with _without_git():
+                status = pytest.main([*PYTEST_OPTIONS, *self._of_path], plugins=[_Named(self), fixtures])
             interrupted = status == pytest.ExitCode.INTERRUPTED
             if not interrupted and status not in (pytest.ExitCode.OK, pytest.ExitCode.TESTS_FAILED):
                 self.failed.append(f"pytest ended with {status!r}")
@@ -182,6 +185,22 @@ class Run:
         reason = next((line[1:].strip() for line in text.splitlines() if line.startswith("E ")), last)
         self.failed.append(f"{name.rpartition('/')[2]}: {reason}")
         self.recorder.say(f"{text}\n{name} broke off")
+
+
+@contextmanager
+def _without_git() -> Iterator[None]:
+    """pytest-benchmark has git describe the checkout when it is loaded, which writes the index anew: as root, a user's.
+
+    What we say of the commit is `bench.machine`'s.
+    """
+    before = os.environ.get("GIT_DIR")
+    os.environ["GIT_DIR"] = os.devnull
+    try:
+        yield
+    finally:
+        os.environ.pop("GIT_DIR")
+        if before is not None:
+            os.environ["GIT_DIR"] = before
 
 
 def _duration(seconds: float) -> str:

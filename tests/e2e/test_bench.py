@@ -22,6 +22,7 @@ from bench.peers.protocol import Work
 pytestmark = pytest.mark.e2e
 
 RUN_TIMEOUT_S = 100
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -166,8 +167,13 @@ def test_list_names_groups_needs_and_missing_peers(cache: Path) -> None:
 
 
 def test_results_go_to_stdout_on_demand_and_nothing_else_does(cache: Path) -> None:
-    done = bench("run", "calls", "--quick", "--quiet-wait", "0", "--json", "-", "--quiet", cache=cache)
+    index = ROOT / ".git/index"
+    written = index.stat().st_mtime_ns if index.exists() else None
+    os.utime(ROOT / "README.md")  # whoever has git look at it now has the index written anew
+    arguments = ("run", "calls", "--quick", "--quiet-wait", "0", "--json", "-", "--quiet")
+    done = bench(*arguments, cache=cache, cwd=ROOT)
     assert done.status == 0, done.err
+    assert written is None or index.stat().st_mtime_ns == written, "by root, in a user's checkout"
     assert [group["suite"] for group in json.loads(done.out)["groups"]] == ["calls", "calls"]
 
 
