@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import stat
@@ -13,12 +14,15 @@ from typing import BinaryIO, Self, TypeVar
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreUnavailable
 from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import Owner, make_directories, replacing, write_atomic
-from zos_core.base.threads import in_thread
+from zos_core.base.errors import UsageError
+from zos_core.base.threads import in_thread, in_thread_apart
 
 __all__ = ["DirectoryStore", "OpenObject"]
 
 SCRATCH = "tmp"
 COPY_BYTES = 1 << 20
+ANSWER_TIMEOUT_S = 30.0
+SLOWEST_BYTES_S = 64 * 1024  # as over HTTP: a file system that is slower on the average is given up
 
 T = TypeVar("T")
 
@@ -71,7 +75,7 @@ class DirectoryStore:
     async def has(self, path: str) -> bool:
         """Whether the object is there."""
         check_path(path)
-        return await self._run(path, (self._root / path).is_file)
+        return await self._read(path, (self._root / path).is_file, timeout_s=ANSWER_TIMEOUT_S)
 
     async def get(self, path: str, *, limit: int | None = None) -> bytes:
         """The whole object; errors as of `Store.get`."""
@@ -86,7 +90,7 @@ class DirectoryStore:
             finally:
                 found.close()
 
-        return await self._run(path, read)
+        return await self._read(path, read, timeout_s=ANSWER_TIMEOUT_S + most / SLOWEST_BYTES_S)
 
     def open(self, path: str) -> OpenObject:
         """The object, open; blocks for as long as open(2) does.
@@ -130,6 +134,21 @@ class DirectoryStore:
         await self._run(path, move)
 
     async def __aenter__(self) -> Self:
+        """Begin to use the store.
+
+        Raises:
+            UsageError: something else is there.
+            StoreUnavailable: nobody can tell.
+        """
+
+        def check() -> bool:
+            try:
+                return stat.S_ISDIR(self._root.stat().st_mode)
+            except FileNotFoundError:
+                return True
+
+        if not await self._read("", check, timeout_s=ANSWER_TIMEOUT_S):
+            raise UsageError(f"{self._root} is no directory", hint="a store is a directory, or a hub's http:// URL")
         return self
 
     async def __aexit__(
@@ -146,8 +165,22 @@ class DirectoryStore:
         try:
             return await in_thread(work)
         except OSError as error:
-            where = f"{self._root}/{path}"
-            raise StoreUnavailable(f"{where}: {error.strerror or error}", path=path, errno=error.errno) from error
+            raise self._unavailable(path, error) from error
+
+    async def _read(self, path: str, work: Callable[[], T], *, timeout_s: float) -> T:
+        """The same for work that only reads: a file system that does not answer holds up nobody else (STORE-4)."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await in_thread_apart(work)
+        except TimeoutError as error:
+            where = self._root / path
+            raise StoreUnavailable(f"{where}: its file system does not answer", path=path) from error
+        except OSError as error:
+            raise self._unavailable(path, error) from error
+
+    def _unavailable(self, path: str, error: OSError) -> StoreUnavailable:
+        where = self._root / path
+        return StoreUnavailable(f"{where}: {error.strerror or error}", path=path, errno=error.errno)
 
 
 def _open_object(path: str, flags: int) -> int:

@@ -10,7 +10,6 @@ from flist.store.errors import StoreUnavailable
 from flist.store.http import HttpStore
 from flist.store.protocol import Store
 from flist.store.tiered import TieredStore
-from zos_core.base.errors import UsageError
 from zos_core.base.paths import account
 from zos_core.base.programs import Source
 
@@ -22,15 +21,12 @@ def open_store(where: str | None) -> Store:
 
     What is written into a directory belongs to the calling user, also under sudo.
 
-    Raises:
-        UsageError: something else is there.
+    Nothing is looked at until then: the path is a caller's, and its file system may not answer.
     """
     if where is not None and where.startswith(("http://", "https://")):
         return HttpStore(where)
     user = account()
     root = user.data_dir / "store" if where is None else Path(where).absolute()
-    if root.exists() and not root.is_dir():
-        raise UsageError(f"{root} is no directory", hint="a store is a directory, or a hub's http:// URL")
     return DirectoryStore(root, owner=user.owner)
 
 

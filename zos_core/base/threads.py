@@ -2,19 +2,30 @@
 
 `asyncio.to_thread` returns at once when its caller is cancelled, and the thread works on: into descriptors that are
 closed by then, into directories that are being removed. `in_thread` waits for it.
+
+The one exception is `in_thread_apart`: for reading a path that somebody else chose, on a file system (NFS, FUSE) that
+may never answer. The kernel lets go of such a thread when it likes; nothing of ours waits for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
+import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-__all__ = ["in_stoppable_thread", "in_thread"]
+__all__ = ["in_stoppable_thread", "in_thread", "in_thread_apart"]
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+APART_MAX = 128
+"""Threads apart at once: a read takes a fraction of a millisecond, so that so many are such that hang."""
+
+_apart = threading.BoundedSemaphore(APART_MAX)
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -37,3 +48,38 @@ async def in_stoppable_thread(stop: Callable[[], None], work: Callable[[], T]) -
         if not future.cancelled():
             future.exception()  # retrieved; the cancellation counts more
         raise
+
+
+async def in_thread_apart(work: Callable[[], T]) -> T:
+    """`work()` in a thread of its own: when cancelled, it is left behind, and not waited for at the program's end.
+
+    For work that holds and changes nothing of ours.
+
+    Raises:
+        OSError: EBUSY, `APART_MAX` such threads hang already; or whatever `work` raises.
+    """
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[T] = loop.create_future()
+
+    def tell(settle: Callable[[], None]) -> None:
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(lambda: None if future.done() else settle())
+
+    def run() -> None:
+        try:
+            result = work()
+        except BaseException as error:  # noqa: BLE001 (it is raised where `work` is waited for)
+            tell(partial(future.set_exception, error))
+        else:
+            tell(partial(future.set_result, result))
+        finally:
+            _apart.release()
+
+    if not _apart.acquire(blocking=False):
+        raise OSError(errno.EBUSY, f"{APART_MAX} reads of file systems that do not answer are under way already")
+    try:
+        threading.Thread(target=run, name="apart", daemon=True).start()
+    except BaseException:
+        _apart.release()
+        raise
+    return await future

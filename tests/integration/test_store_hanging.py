@@ -1,0 +1,107 @@
+"""A store on a file system that does not answer (NFS whose server is away): nothing but its own readers waits for it.
+
+The file system is a real one of FUSE, mounted by nobody who would answer; its end is that of the descriptor.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from flist.guard import RevisionGuard
+from flist.store import DirectoryStore, StoreUnavailable, open_store
+from flist.store import directory as directory_module
+from tests.mounts import mount
+from zos_core.base import threads
+from zos_core.base.errors import UsageError
+from zos_core.base.threads import in_thread, in_thread_apart
+from zos_core.containers.document import ImageRequest
+from zos_core.supervisor.images import resolve_image
+
+REQUESTS = 40
+GIVE_UP_S = 20.0
+MNT_DETACH = 2
+
+
+@asynccontextmanager
+async def dead_file_system(at: Path) -> AsyncIterator[Callable[[], None]]:
+    """Every call on `at` hangs until what is given is called, at the latest after `GIVE_UP_S`: a test fails then."""
+    at.mkdir()
+    descriptors = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)]
+    mount("fuse", at, options=f"fd={descriptors[0]},rootmode=40000,user_id=0,group_id=0")
+
+    def abort() -> None:
+        while descriptors:
+            os.close(descriptors.pop())
+
+    timer = threading.Timer(GIVE_UP_S, abort)
+    timer.start()
+    try:
+        yield abort
+        assert not timer.finished.is_set(), "the file system was given up by the watch: somebody waited for it"
+    finally:
+        timer.cancel()
+        abort()
+        ctypes.CDLL(None).umount2(os.fsencode(at), MNT_DETACH)
+
+
+def resolving(store: Path, guard: Path) -> asyncio.Task[object]:
+    request = ImageRequest(store=str(store), reference="jane/web")
+    return asyncio.ensure_future(resolve_image(request, now_s=lambda: 0, floors=RevisionGuard(guard)))
+
+
+@pytest.mark.root
+async def test_many_requests_for_a_dead_store_hold_up_nobody(tmp_path: Path) -> None:
+    async with dead_file_system(tmp_path / "dead") as abort:
+        waiting = [resolving(tmp_path / "dead" / "store", tmp_path) for _ in range(REQUESTS)]
+        assert not (await asyncio.wait(waiting, timeout=0))[0]
+        assert await in_thread(lambda: "documents are written") == "documents are written"
+        for task in waiting[1:]:
+            task.cancel()
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        assert waiting[0] not in done
+        assert not (await asyncio.wait(waiting[1:]))[1], "a request that was called off waits for its file system"
+        abort()
+        with pytest.raises(StoreUnavailable):
+            await waiting[0]
+
+
+@pytest.mark.root
+async def test_a_dead_store_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(directory_module, "ANSWER_TIMEOUT_S", 0.05)
+    async with dead_file_system(tmp_path / "dead"):
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await resolving(tmp_path / "dead", tmp_path)
+        with pytest.raises(StoreUnavailable, match="does not answer"):
+            await DirectoryStore(tmp_path / "dead").has("pack/" + "a" * 64)
+
+
+async def test_what_is_no_store_is_said_when_it_is_opened(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UsageError, match="is no directory"):
+        async with open_store(str(tmp_path / "file")):
+            pass
+    for where in (tmp_path / "file" / "below", tmp_path / ("x" * 300)):
+        with pytest.raises(StoreUnavailable):
+            async with open_store(str(where)):
+                pass
+    async with open_store(str(tmp_path / "new" / "store")) as store:
+        assert not await store.has("pack/" + "a" * 64)
+
+
+async def test_threads_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_apart", threading.BoundedSemaphore(1))
+    release = threading.Event()
+    first = asyncio.ensure_future(in_thread_apart(lambda: release.wait(GIVE_UP_S)))
+    await asyncio.sleep(0)
+    with pytest.raises(OSError, match="do not answer"):
+        await in_thread_apart(lambda: None)
+    release.set()
+    assert await first
