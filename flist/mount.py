@@ -21,7 +21,7 @@ from blake3 import blake3
 
 from flist.extract import extract_image
 from flist.manifest import SignedManifest
-from flist.providers import ASKED_FOR, Provider, ProviderUnavailable, choose
+from flist.providers import ASKED_FOR, BESIDE, Provider, ProviderUnavailable, choose
 from flist.store import StoreUnavailable
 from native.errors import ZosError
 from zos_core.base.errors import DescriptorsExhausted, DiskFull, PeerGone, RequestTimeout
@@ -150,7 +150,12 @@ class ImageMounts:
         return self._state_dir / "images" / digest
 
     def adopt(self, mounted: MountedImage, sources: Sequence[Source]) -> None:
-        """Take over a mount that an earlier life of the caller made and hold has kept."""
+        """Take over a mount that an earlier life of the caller made and hold has kept.
+
+        The reason is what a container was told, and who asked for the provider may have ended meanwhile.
+        """
+        if mounted.reason == BESIDE:
+            mounted = replace(mounted, reason=ASKED_FOR)
         self._mounted[mounted.digest] = mounted
         self._sources[mounted.digest] = _merged(sources, self._sources.get(mounted.digest, []))
 
@@ -191,7 +196,7 @@ class ImageMounts:
                 borrowed = forced is None and known.reason == ASKED_FOR  # somebody else's wish is no choice for us
                 if (in_use or not borrowed) if forced is None else forced == known.provider:
                     await self._add_sources(image, known, sources)
-                    return replace(known, reason="mounted so already") if borrowed else known
+                    return replace(known, reason=BESIDE) if borrowed else known
                 if in_use:
                     raise ProviderUnavailable(
                         f"containers run from this image, which is mounted by {known.provider!r}, not {forced!r}",

@@ -13,12 +13,14 @@ from typing import Literal, get_args
 from native.errors import ZosError
 from zos_core.base.programs import Probe
 
-__all__ = ["ASKED_FOR", "PROVIDERS", "Choice", "Provider", "ProviderUnavailable", "choose"]
+__all__ = ["ASKED_FOR", "BESIDE", "PROVIDERS", "Choice", "Provider", "ProviderUnavailable", "choose"]
 
 Provider = Literal["file", "loop", "full", "extract"]
 PROVIDERS: tuple[Provider, ...] = get_args(Provider)
 ASKED_FOR = "asked for"
 """The reason of a choice that was none."""
+BESIDE = "mounted so already"
+"""The reason of who came to such a mount: nor was that one."""
 
 
 class ProviderUnavailable(ZosError):

@@ -141,7 +141,8 @@ def test_every_provider_gives_the_same_bytes(store: Path, hub: Hub, provider: st
         node.down()
 
 
-def test_a_provider_that_somebody_asked_for_is_no_choice_for_others(store: Path) -> None:
+@pytest.mark.parametrize("restarted", [False, True])
+def test_a_provider_that_somebody_asked_for_is_no_choice_for_others(store: Path, restarted: bool) -> None:
     node = Node(store=store, config=store)
     node.up()
 
@@ -155,6 +156,8 @@ def test_a_provider_that_somebody_asked_for_is_no_choice_for_others(store: Path)
         assert provided("first", "--provider", "extract") == ("extract", "asked for")
         assert provided("beside") == ("extract", "mounted so already"), "one mount serves all that run from it"
         assert node.zos("rm", "-f", "first").status == 0
+        if restarted:
+            node.kill("supervisor")
         assert node.zos("rm", "-f", "beside").status == 0
         assert provided("later")[1] not in ("asked for", "mounted so already")
     finally:
