@@ -37,7 +37,14 @@ from zos_core.base.programs import (
     Probe,
     Seq,
 )
-from zos_core.containers.document import RUN_BYTES_MAX, ContainerState, ExecRequest, ImageRequest, RunRequest
+from zos_core.containers.document import (
+    RUN_BYTES_MAX,
+    ContainerState,
+    ExecRequest,
+    ExecState,
+    ImageRequest,
+    RunRequest,
+)
 from zos_core.containers.errors import ContainerBusy, ContainerExists, LaunchFailed, RequestChanged
 from zos_core.host import CgroupTree
 from zos_core.network import Network
@@ -391,7 +398,17 @@ async def test_a_request_that_comes_again_with_something_else_is_refused(tmp_pat
         with pytest.raises(RequestChanged):
             await one.lifecycle.run(msgspec.structs.replace(request, args=["false"]), owner_uid=0)
         one.spawn.answers["exec"] = launched
-        first = await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["true"]))
-        assert await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["true"])) == first
+        asked = ExecRequest(request_id="1" * 32, args=["true", "x" * 2000], env=["A=1"], cwd="/tmp")
+        first = await one.lifecycle.exec("web", asked)
+        assert await one.lifecycle.exec("web", asked) == first
+        for change in ({"args": ["false"]}, {"args": ["true", "x" * 1999 + "y"]}, {"env": ["A=2"]}, {"cwd": "/"}):
+            with pytest.raises(RequestChanged):
+                await one.lifecycle.exec("web", msgspec.structs.replace(asked, **change))
+
+
+async def test_an_exec_of_a_zos_that_kept_no_digest_is_known_by_its_arguments(tmp_path: Path) -> None:
+    old = ExecState(id=1, request_id="1" * 32, generation=1, args=["true"], running=False, exit_code=0)
+    async with house(tmp_path, msgspec.structs.replace(running("web"), execs=[old], next_exec=2)) as one:
+        assert await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["true"])) == old
         with pytest.raises(RequestChanged):
             await one.lifecycle.exec("web", ExecRequest(request_id="1" * 32, args=["false"]))

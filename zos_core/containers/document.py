@@ -164,10 +164,15 @@ class NetworkState(Record, frozen=True, kw_only=True):
 
 
 class ExecState(Record, frozen=True, kw_only=True):
-    """One exec, running or ended; `args` are for people, cut where they are long (`shown`)."""
+    """One exec, running or ended; `args` are for people, cut where they are long (`shown`).
+
+    `request_digest`: BLAKE3 of the whole request, by which one that comes again is known (API-AGAIN); None in documents
+    of a zos that did not keep it.
+    """
 
     id: int
     request_id: str
+    request_digest: str | None = None
     generation: int
     args: list[str]
     pid: int | None = None

@@ -20,10 +20,12 @@ from pathlib import Path
 from typing import Protocol
 
 import msgspec
+from blake3 import blake3
 
 from flist.manifest import SignedManifest
 from flist.mount import ImageMounts
 from native.errors import ZosError
+from zos_core.base.document import encode_msgpack
 from zos_core.base.errors import DescriptorsExhausted, zos_error_in
 from zos_core.base.frame import PeerGone
 from zos_core.base.groups import plain_group
@@ -350,11 +352,12 @@ class Lifecycle:
             CommandNotFound, CommandNotExecutable, LaunchFailed: the program did not start.
         """
         _check_command(request.args, name)
+        digest = blake3(encode_msgpack(request)).hexdigest()
         async with self._states.lock(name):
             state = self._states.get(name)
             for known in state.execs:
                 if known.request_id == request.request_id:
-                    if known.args != shown(request.args):
+                    if (known.request_digest or digest) != digest or known.args != shown(request.args):
                         raise RequestChanged(f"request {request.request_id} has run another program", name=name)
                     if known.running and known.pid is None:  # it broke off
                         raise self._given_up()
@@ -364,7 +367,11 @@ class Lifecycle:
             number = state.next_exec
             process = f"{name}/exec-{number}"
             started = ExecState(
-                id=number, request_id=request.request_id, generation=state.generation, args=shown(request.args)
+                id=number,
+                request_id=request.request_id,
+                request_digest=digest,
+                generation=state.generation,
+                args=shown(request.args),
             )
             plan = plan_exec(state.request, request, name=process, generation=state.generation, cgroup=state.cgroup)
             state = await self._states.save(state, execs=[*state.execs, started], next_exec=number + 1)
