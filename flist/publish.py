@@ -6,6 +6,7 @@ All of it may be broken off and begun again at any point: the hub says what it h
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -32,7 +33,7 @@ from flist.store.paths import object_paths
 from zos_core.base.client import Client
 from zos_core.base.document import Record
 from zos_core.base.endpoint import RemoteProblem
-from zos_core.base.errors import DocumentInvalid, RequestTimeout, Unreachable, zos_error_in
+from zos_core.base.errors import DocumentInvalid, RequestTimeout, ServerBusy, Unreachable, zos_error_in
 from zos_core.base.progress import SILENT, Progress, Task
 from zos_core.base.threads import in_thread
 
@@ -42,6 +43,10 @@ UPLOADS_AT_ONCE = 4
 ATTEMPTS_MAX = 3
 """After so many breaks without an end the caller hears of it; what was sent is not sent again."""
 BACKOFF_S = 0.5
+BUSY_MAX_S = 600.0
+"""A hub that has enough to verify says so, and has room when an image or two are done."""
+BUSY_PAUSE_S = 0.5
+BUSY_PAUSE_MAX_S = 15.0
 ANSWER_TIMEOUT_S = 60.0
 SLOWEST_BYTES_S = 64 << 10
 COMMIT_SLOWEST_BYTES_S = 8 << 20
@@ -89,22 +94,33 @@ async def publish(
         progress: where progress is shown, in bytes.
 
     Raises:
-        RemoteProblem: the hub refuses; `code` says why.
+        RemoteProblem: the hub refuses, or is busy for `BUSY_MAX_S`; `code` says why.
         Unreachable, RequestTimeout: it does not answer, after several attempts.
         ZosError: the store does not have the image.
     """
     sent = _Sent()
     publication = _Publication(store, image, record, signed_record, client, sent)
     await publication.read()
-    for attempt in range(1, ATTEMPTS_MAX + 1):
+    breaks, pause_s, busy_until_s = 0, BUSY_PAUSE_S, math.inf
+    while True:
         try:
-            committed = await publication.run(progress, whole=attempt > 1)
+            committed = await publication.run(progress, whole=breaks > 0)
             break
         except (RemoteProblem, Unreachable, RequestTimeout) as error:
+            if error.code == ServerBusy.code:
+                now_s = asyncio.get_running_loop().time()
+                if now_s > busy_until_s:
+                    raise
+                busy_until_s = min(busy_until_s, now_s + BUSY_MAX_S)
+                with progress.task("the hub is busy: asking again"):
+                    await asyncio.sleep(pause_s)
+                pause_s = min(2 * pause_s, BUSY_PAUSE_MAX_S)
+                continue
+            breaks += 1
             absent = isinstance(error, Unreachable) and error.absent and not sent.bytes
-            if attempt == ATTEMPTS_MAX or not error.retryable or absent:
+            if breaks == ATTEMPTS_MAX or not error.retryable or absent:
                 raise
-            await asyncio.sleep(BACKOFF_S * attempt)
+            await asyncio.sleep(BACKOFF_S * breaks)
     return Published(
         name=committed.name,
         tag=committed.tag,
