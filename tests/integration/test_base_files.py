@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 from nacl.signing import SigningKey
 
 from zos_core.base.atomic_file import make_directories, read_limited, replacing, write_atomic
-from zos_core.base.errors import DocumentInvalid, FileTooLarge, KeyInvalid
+from zos_core.base.errors import DocumentInvalid, FileNotRegular, FileTooLarge, KeyInvalid
 from zos_core.base.keyring import Keyring, is_signature, key_id, parse_key_id
 
 CONTEXT = b"zos/test/v1\0"
@@ -56,6 +57,43 @@ def test_reading_has_a_limit(tmp_path: Path) -> None:
     assert read_limited(path, 5) == b"12345"
     with pytest.raises(FileTooLarge):
         read_limited(path, 4)
+
+
+def waits_for_a_writer(fifo: Path, writer: int) -> bool:
+    """Whether this process has the pipe open once more, and waits when it reads there."""
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(FileNotFoundError):
+            if int(entry.name) != writer and os.readlink(entry) == str(fifo):
+                return os.get_blocking(int(entry.name))
+    return False
+
+
+def test_a_pipe_is_read_to_its_end_where_that_is_asked_for(tmp_path: Path) -> None:
+    fifo = tmp_path / "fifo"
+    os.mkfifo(fifo)
+    with pytest.raises(FileNotRegular, match="no regular file"):
+        read_limited(fifo, 5)
+    with pytest.raises(FileNotRegular, match="nobody writes"):
+        read_limited(fifo, 5, pipe=True)
+    for limit, expected in ((5, b"12345"), (4, None)):
+        found: list[bytes | Exception] = []
+
+        def read(limit: int = limit, found: list[bytes | Exception] = found) -> None:
+            try:
+                found.append(read_limited(fifo, limit, pipe=True))
+            except FileTooLarge as error:
+                found.append(error)
+
+        writer = os.open(fifo, os.O_RDWR)
+        reader = threading.Thread(target=read)
+        reader.start()
+        while reader.is_alive() and not waits_for_a_writer(fifo, writer):
+            os.sched_yield()
+        os.write(writer, b"123")
+        os.write(writer, b"45")
+        os.close(writer)
+        reader.join()
+        assert found == [expected] if expected else isinstance(found[0], FileTooLarge)
 
 
 @pytest.mark.root

@@ -74,6 +74,16 @@ def test_a_key_goes_through_a_pipe(zos: Zos, other: Zos) -> None:
     assert other.json("key", "show")["key"] == mine
 
 
+def test_a_key_comes_by_a_pipe_with_a_path(zos: Zos, other: Zos) -> None:
+    """Such as `zos key import <(gpg -d key.gpg)`."""
+    mine = zos.json("key", "show")["key"]
+    reading, writing = os.pipe()
+    with open(reading, "rb"):
+        with open(writing, "w") as pipe:
+            pipe.write(zos.shell("key", "export", "-", streams="").stdout)
+        assert other.json("key", "import", f"/dev/fd/{reading}")["key"] == mine
+
+
 @pytest.mark.parametrize("argv", [("key", "import", "fifo"), ("flist", "verify", "fifo.flist"), ("key", "show")])
 def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(zos: Zos, argv: tuple[str, ...]) -> None:
     shown = Path(zos.json("key", "show")["file"])
@@ -83,7 +93,9 @@ def test_a_pipe_in_the_place_of_a_file_keeps_nobody_waiting(zos: Zos, argv: tupl
         shown.unlink()
         os.mkfifo(shown, 0o600)
     done = zos.shell(*argv, "--json", streams="")
-    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (10, "file.not-regular"), done
+    error = json.loads(done.stdout)["error"]
+    assert (done.returncode, error["code"]) == (10, "file.not-regular"), done
+    assert error["hint"]
 
 
 def test_an_export_takes_the_place_of_files_alone(zos: Zos, tmp_path: Path) -> None:

@@ -128,8 +128,8 @@ def named_output(path: Path) -> Path:
     return path.resolve()
 
 
-def read_limited(path: Path, limit: int) -> bytes:
-    """All bytes of a file.
+def read_limited(path: Path, limit: int, *, pipe: bool = False) -> bytes:
+    """All bytes of a file; with `pipe` also what somebody writes to a pipe, as in `<(gpg -d key.gpg)`.
 
     Raises:
         FileNotRegular: it is something else, of which nobody knows whether it ever has an end.
@@ -139,15 +139,38 @@ def read_limited(path: Path, limit: int) -> bytes:
     # Opening a pipe that nobody writes to would wait.
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise FileNotRegular(f"{path} is no regular file", path=str(path))
+        mode = os.fstat(descriptor).st_mode
+        begun = b""
+        if pipe and stat.S_ISFIFO(mode):
+            begun = _begin_pipe(path, descriptor, limit + 1)
+        elif not stat.S_ISREG(mode):
+            hint = "name a file" if pipe else "name a file: what is read here may be read again"
+            raise FileNotRegular(f"{path} is no regular file", hint=hint, path=str(path))
         with open(descriptor, "rb", closefd=False) as file:
-            data = file.read(limit + 1)
+            data = begun + file.read(limit + 1 - len(begun))
     finally:
         os.close(descriptor)
     if len(data) > limit:
         raise FileTooLarge(f"{path} is longer than {limit} bytes", path=str(path), limit=limit)
     return data
+
+
+def _begin_pipe(path: Path, descriptor: int, most: int) -> bytes:
+    """The first bytes of a pipe, if they are there; from here on reading it waits for its writer.
+
+    Raises:
+        FileNotRegular: it has none, and nobody knows whether one will ever come.
+    """
+    try:
+        begun = os.read(descriptor, most)
+    except BlockingIOError:
+        begun = None
+    if begun == b"":
+        raise FileNotRegular(
+            f"nothing came by the pipe {path}, and nobody writes to it", hint="did its writer fail?", path=str(path)
+        )
+    os.set_blocking(descriptor, True)
+    return begun or b""
 
 
 def make_directories(path: Path, *, mode: int = 0o755, owner: Owner | None = None) -> None:

@@ -41,7 +41,7 @@ KEY = Group(
             summary="Make an exported key your own, and trust it",
             handler="zos_core.base.commands:key_import",
             arguments=(
-                argument("file", metavar="FILE", help="what `zos key export` wrote; - is stdin"),
+                argument("file", metavar="FILE", help="what `zos key export` wrote, or a pipe; - is stdin"),
                 argument(
                     "--replace",
                     action="store_true",
@@ -50,6 +50,7 @@ KEY = Group(
             ),
             examples=(
                 ("zos key import /media/stick/zos-key.json", "on a new machine"),
+                ("zos key import <(gpg -d key.gpg)", "one that you keep encrypted, which never reaches the disk"),
                 ("zos key import other.json --replace", "the key that you had stays trusted for what it signed"),
             ),
         ),

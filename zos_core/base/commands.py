@@ -93,12 +93,13 @@ def key_import(arguments: argparse.Namespace, console: Console) -> None:
     Raises:
         KeyExists: there is another own key, and --replace was not said.
         DocumentInvalid, FileTooLarge: the file is no exported key.
+        FileNotRegular: it is neither a file nor a pipe to which somebody writes.
     """
     keyring = Keyring.of()
     if arguments.file == STDOUT:
         data = sys.stdin.buffer.read(KEY_FILE_BYTES_MAX + 1)
     else:
-        data = read_limited(Path(arguments.file), KEY_FILE_BYTES_MAX)
+        data = read_limited(Path(arguments.file), KEY_FILE_BYTES_MAX, pipe=True)
     key = keyring.import_key(data, replace=arguments.replace)
     console.emit(
         KeyShown(publisher=key.publisher, key=key.id, file=str(keyring.path)), f"you are {key.publisher} {key.id}"
