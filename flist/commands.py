@@ -11,23 +11,27 @@ from pathlib import Path
 
 from flist.build import BuildResult, plan_tree
 from flist.build import build as build_image
-from flist.errors import RevisionNotNew
+from flist.errors import ManifestInvalid, RevisionNotNew
 from flist.extract import extract as extract_tree
 from flist.guard import RevisionGuard
 from flist.manifest import FILE_MAX, REVISION_MAX, SignedManifest
 from flist.names import (
     Floors,
     ImageName,
+    NameInvalid,
     NameRecord,
+    NameUnknown,
     SignedRecord,
+    fetch_manifest,
     is_file,
     parse_record,
+    read_record,
     resolve,
     sign_record,
     store_of,
 )
-from flist.sign import sign_manifest, verify_manifest
-from flist.store import ObjectMissing, Store, open_store
+from flist.sign import SignatureInvalid, sign_manifest, verify_manifest
+from flist.store import ObjectInvalid, ObjectMissing, Store, open_store
 from flist.verify import verify as verify_image
 from flist.walk import open_tree, walk
 from native.errors import ZosError
@@ -160,7 +164,7 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
         raise UsageError("--name is [PUBLISHER/]NAME[:TAG]", hint="hub and digest are not chosen by the builder")
     output = named_output(Path(arguments.output)) if arguments.output else None
     async with open_store(arguments.store) as store:
-        revision, previous = await _revision(store, name, keyring, arguments.revision)
+        revision, previous = await _revision(store, name, keyring, arguments.revision, anew=arguments.anew)
         if console.plan:
             await _show_plan(tree, name, revision, store, console)
             return
@@ -176,7 +180,7 @@ async def build(arguments: argparse.Namespace, console: Console) -> None:
             progress=console.progress(),
         )
         record = NameRecord(name=name.repository, tag=name.tag, digest=result.digest, revision=revision)
-        await _give_name(store, name, record, keyring, asked=arguments.revision is not None)
+        await _give_name(store, name, record, keyring, asked=arguments.revision is not None, anew=arguments.anew)
     if output is not None:
         write_atomic(output, result.signed.encode(), owner=user.owner)
     _report(result, name, revision, store.name, arguments.output, console)
@@ -192,7 +196,9 @@ def _name_of(tree: Path) -> str:
     return text
 
 
-async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int | None) -> tuple[int, bytes | None]:
+async def _revision(
+    store: Store, name: ImageName, keyring: Keyring, asked: int | None, *, anew: bool
+) -> tuple[int, bytes | None]:
     """The revision to build, and the digest of the image that it replaces.
 
     The same revision may be built again: the image must come out the same, so it replaces what that one replaced.
@@ -200,7 +206,7 @@ async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int 
     """
     if asked is not None and not 1 <= asked <= REVISION_MAX:
         raise UsageError(f"--revision {asked} is not between 1 and {REVISION_MAX}", hint="leave it out, as most do")
-    record = await _record(store, name, keyring)
+    record = await _record(store, name, keyring, anew=anew)
     floor = user_guard().revisions.floor(name.repository, name.tag, trusted=keyring.trusted)
     highest = max(0 if record is None else record.revision, 0 if floor is None else floor.revision)
     if asked is not None and asked < highest:
@@ -211,24 +217,43 @@ async def _revision(store: Store, name: ImageName, keyring: Keyring, asked: int 
         return asked or highest + 1, None
     if asked is None or asked > record.revision:
         return asked or highest + 1, record.digest
-    known = SignedManifest.parse(await store.get(f"manifest/{record.digest.hex()}"))
-    return asked, known.manifest.prev
+    try:
+        return asked, (await fetch_manifest(store, record.digest)).manifest.prev
+    except (NameUnknown, ManifestInvalid, ObjectInvalid) as damage:
+        if not anew:
+            raise
+        if asked == 1:
+            return asked, None  # the first replaced nothing
+        raise RevisionNotNew(
+            f"revision {asked} of {name} cannot be built again: what it replaced stood in its manifest, now damaged",
+            hint="leave --revision out: --anew makes the next one",
+            digest=record.digest.hex(),
+        ) from damage
 
 
-async def _record(store: Store, name: ImageName, keyring: Keyring) -> NameRecord | None:
+async def _record(store: Store, name: ImageName, keyring: Keyring, *, anew: bool) -> NameRecord | None:
+    """What the name means in the store so far; `anew`: one that is damaged is none, but a stranger's is no damage."""
     try:
         data = await store.get(name.path)
+        if anew:
+            read_record(data, trusted=None)
     except ObjectMissing:
         return None
+    except (NameInvalid, SignatureInvalid, ObjectInvalid):
+        if anew:
+            return None
+        raise
     return parse_record(data, trusted=keyring.trusted)
 
 
-async def _give_name(store: Store, name: ImageName, new: NameRecord, keyring: Keyring, *, asked: bool) -> None:
+async def _give_name(
+    store: Store, name: ImageName, new: NameRecord, keyring: Keyring, *, asked: bool, anew: bool
+) -> None:
     """Write the name's record, unless it is there; looks again, because another build may have ended meanwhile.
 
     `asked`: the revision was chosen by the caller.
     """
-    record = await _record(store, name, keyring)
+    record = await _record(store, name, keyring, anew=anew)
     if record is not None and (
         record.revision > new.revision or (record.revision == new.revision and record.digest != new.digest)
     ):

@@ -269,8 +269,10 @@ async def resolve(store: Store, name: ImageName, *, trusted: Trusted, now_s: int
 
     Raises:
         RevisionWentBack: a higher revision of the name was seen, here or in the hub's log.
+        LogMissing, LogKeyChanged, LogWentBack, LogForked, CheckpointInvalid, ProofInvalid: the log is not believed.
         NameUnknown: the store has no such name or no such manifest.
-        NameInvalid, ManifestInvalid: the store holds something else there.
+        NameInvalid, ManifestInvalid, ObjectInvalid: the store holds something else there.
+        StoreUnavailable: it cannot be read.
         SignatureInvalid, UntrustedPublisher: nobody who is trusted has signed it.
         ImageExpired: it must not be started any more.
     """

@@ -8,9 +8,11 @@ from pathlib import Path
 import pytest
 
 from flist.manifest import SignedManifest
+from flist.names import NameRecord, sign_record
 from tests.mounts import in_own_mount_namespace, mount
 from tests.zos_tool import Zos
 from zos_core.base.errors import DiskFull
+from zos_core.base.keyring import Keyring
 
 
 @pytest.fixture
@@ -187,6 +189,50 @@ def test_a_damaged_store_is_mended_by_building_anew(zos: Zos, tree: Path, kind: 
     zos.json("flist", "build", tree, "--name", "web", "--anew")
     assert zos.json("flist", "verify", "web")["revision"] == 2
     assert {path: path.read_bytes() for path in (zos.store / kind).iterdir()} == before
+
+
+def damage(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 0x55
+    path.write_bytes(data)
+
+
+# In the head, in the document, in the key, in the signature.
+@pytest.mark.parametrize("at", [0, 20, -70, -1])
+def test_a_damaged_name_is_mended_by_building_anew(zos: Zos, tree: Path, at: int) -> None:
+    first = zos.json("flist", "build", tree, "--name", "web")
+    record = zos.store / "name" / first["name"] / "latest"
+    damage(record, at)
+    assert zos.run("flist", "build", tree, "--name", "web")[0] not in (0, 1)
+    assert zos.json("flist", "build", tree, "--name", "web", "--anew")["revision"] == 2
+    assert zos.json("flist", "verify", "web")["revision"] == 2
+
+
+def test_a_strangers_name_is_no_damage(zos: Zos, tree: Path) -> None:
+    first = zos.json("flist", "build", tree, "--name", "web")
+    record = zos.store / "name" / first["name"] / "latest"
+    stranger = Keyring(zos.home / "stranger", publisher=first["name"].partition("/")[0]).own_key()
+    other = NameRecord(name=first["name"], tag="latest", digest=bytes.fromhex(first["digest"]), revision=7)
+    record.write_bytes(sign_record(other, stranger))
+    error = zos.json("flist", "build", tree, "--name", "web", "--anew", status=39)["error"]
+    assert error["code"] == "flist.untrusted-publisher"
+
+
+def test_a_damaged_manifest_is_mended_by_building_anew(zos: Zos, tree: Path) -> None:
+    first = zos.json("flist", "build", tree, "--name", "web")
+    manifest = zos.store / "manifest" / first["digest"]
+    for harm in (lambda: damage(manifest, 40), manifest.unlink):
+        harm()
+        assert zos.run("flist", "build", tree, "--name", "web", "--revision", "1")[0] not in (0, 1)
+        again = zos.json("flist", "build", tree, "--name", "web", "--revision", "1", "--anew")
+        assert again["digest"] == first["digest"]
+        assert zos.json("flist", "verify", "web")["revision"] == 1
+    second = zos.json("flist", "build", tree, "--name", "web")
+    (zos.store / "manifest" / second["digest"]).unlink()
+    error = zos.json("flist", "build", tree, "--name", "web", "--revision", "2", "--anew", status=45)["error"]
+    assert "leave --revision out" in error["hint"]
+    assert zos.json("flist", "build", tree, "--name", "web", "--anew")["revision"] == 3
+    assert zos.json("flist", "verify", "web")["revision"] == 3
 
 
 @pytest.mark.parametrize(("given", "status"), [("0", 2), ("-1", 2), (str(2**63), 2), (str(2**64), 2), ("many", 2)])
