@@ -25,6 +25,7 @@ from flist.reader import RUN_BYTES_MAX, ImageReader
 from flist.store import Store, open_sources
 from flist.tree import Inode
 from native.errors import ZosError
+from zos_core.base.atomic_file import nearest_existing
 from zos_core.base.document import Record
 from zos_core.base.errors import DiskFull, disk_full_at, is_disk_full, telling_disk_full
 from zos_core.base.programs import Source
@@ -137,9 +138,7 @@ def _check_size(data_bytes: int, most: int, blob_bytes: int, directory: Path) ->
             blob_bytes=blob_bytes,
             bytes_max=most,
         )
-    existing = directory
-    while not existing.exists():
-        existing = existing.parent
+    existing = nearest_existing(directory)
     here = os.statvfs(existing)
     room = here.f_bavail * here.f_frsize if os.geteuid() else here.f_bfree * here.f_frsize
     if data_bytes > room:

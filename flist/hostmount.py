@@ -160,8 +160,8 @@ async def unmount(target: Path) -> None:
 
 
 def _carries_image(target: Path, instance: Instance) -> bool:
-    """Whether what is mounted on top of `target` is EROFS, or a tree of ours, by proc_pid_mountinfo(5)."""
-    point = os.fsencode(target.resolve())
+    """Whether what is mounted on top of `target`, resolved, is EROFS or a tree of ours, by proc_pid_mountinfo(5)."""
+    point = os.fsencode(target)
     top: list[bytes] = []
     for line in Path("/proc/self/mountinfo").read_bytes().splitlines():
         words = line.split(b" ")

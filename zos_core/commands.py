@@ -20,7 +20,7 @@ from native.errors import ZosError
 from native.kernel import is_tmpfs
 from native.programs import program
 from zos_core.attach import CalledOff, Output, call_again, follow_output, interruptible, wait_container, wait_exec
-from zos_core.base.atomic_file import read_limited
+from zos_core.base.atomic_file import nearest_existing, read_limited
 from zos_core.base.client import Client
 from zos_core.base.document import encode_json
 from zos_core.base.elevate import require_root
@@ -189,10 +189,7 @@ async def _start(instance: Instance) -> None:
 
 def _check_state_dir(directory: Path) -> None:
     """Refuse tmpfs, where FUSE below EROFS and overlay uppers do not work and state would not last."""
-    existing = directory
-    while not existing.exists():
-        existing = existing.parent
-    if is_tmpfs(existing):
+    if is_tmpfs(nearest_existing(directory)):
         raise StateOnTmpfs(
             f"the state directory {directory} is on tmpfs",
             hint="mount a disk file system (ext4, xfs, btrfs) there; a node without a disk uses ext4 in RAM",

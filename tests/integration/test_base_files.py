@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -11,8 +12,8 @@ from pathlib import Path
 import pytest
 from nacl.signing import SigningKey
 
-from zos_core.base.atomic_file import make_directories, read_limited, replacing, write_atomic
-from zos_core.base.errors import DocumentInvalid, FileNotRegular, FileTooLarge, KeyInvalid
+from zos_core.base.atomic_file import make_directories, nearest_existing, read_limited, replacing, write_atomic
+from zos_core.base.errors import DocumentInvalid, FileNotRegular, FileTooLarge, KeyInvalid, disk_full_at
 from zos_core.base.keyring import Keyring, is_signature, key_id, parse_key_id
 
 CONTEXT = b"zos/test/v1\0"
@@ -57,6 +58,19 @@ def test_reading_has_a_limit(tmp_path: Path) -> None:
     assert read_limited(path, 5) == b"12345"
     with pytest.raises(FileTooLarge):
         read_limited(path, 4)
+
+
+def test_the_hint_of_a_full_disk_can_be_pasted() -> None:
+    told = disk_full_at("/srv/my store/pack/x", OSError(errno.ENOSPC, "No space left on device"))
+    assert told.hint is not None
+    assert "df '/srv/my store/pack' says" in told.hint
+
+
+def test_the_nearest_of_what_exists(tmp_path: Path) -> None:
+    (tmp_path / "here").mkdir()
+    assert nearest_existing(tmp_path / "here") == tmp_path / "here"
+    assert nearest_existing(tmp_path / "here" / "not" / "there") == tmp_path / "here"
+    assert nearest_existing(Path("not/there")) == Path()
 
 
 def waits_for_a_writer(fifo: Path, writer: int) -> bool:

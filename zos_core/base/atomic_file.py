@@ -11,6 +11,7 @@ import os
 import secrets
 import stat
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,6 +22,7 @@ __all__ = [
     "locked_directory",
     "make_directories",
     "named_output",
+    "nearest_existing",
     "read_limited",
     "replacing",
     "sync_directory",
@@ -144,8 +146,9 @@ def read_limited(path: Path, limit: int, *, pipe: bool = False) -> bytes:
         if pipe and stat.S_ISFIFO(mode):
             begun = _begin_pipe(path, descriptor, limit + 1)
         elif not stat.S_ISREG(mode):
-            hint = "name a file" if pipe else "name a file: what is read here may be read again"
-            raise FileNotRegular(f"{path} is no regular file", hint=hint, path=str(path))
+            raise FileNotRegular(
+                f"{path} is no regular file", hint="name a file: it may be read more than once", path=str(path)
+            )
         with open(descriptor, "rb", closefd=False) as file:
             data = begun + file.read(limit + 1 - len(begun))
     finally:
@@ -173,14 +176,18 @@ def _begin_pipe(path: Path, descriptor: int, most: int) -> bytes:
     return begun or b""
 
 
+def nearest_existing(path: Path) -> Path:
+    """`path`, or the nearest of its parents that is there."""
+    while not path.exists():
+        path = path.parent
+    return path
+
+
 def make_directories(path: Path, *, mode: int = 0o755, owner: Owner | None = None) -> None:
     """`path` and its missing parents; the new ones belong to `owner`."""
-    missing: list[Path] = []
-    here = path
-    while not here.exists():
-        missing.append(here)
-        here = here.parent
-    for directory in reversed(missing):
+    there = nearest_existing(path)
+    missing = takewhile(lambda each: each != there, (path, *path.parents))
+    for directory in reversed([*missing]):
         try:
             directory.mkdir(mode=mode)
         except FileExistsError:

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import resource
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -77,7 +78,8 @@ def disk_full_at(path: str | Path, error: OSError) -> DiskFull:
     """What a user is told when there is no room for the file at `path`."""
     return DiskFull(
         f"{path} cannot be written: the disk is full ({error.strerror})",
-        hint=f"make room (df {Path(path).parent} says of what disk) and ask again; nothing was changed",
+        hint=f"make room (df {shlex.quote(str(Path(path).parent))} says of what disk) and ask again; "
+        "nothing was changed",
         path=str(path),
     )
 
