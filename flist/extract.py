@@ -22,7 +22,7 @@ from flist.erofs_reader import HOLE, MetaImage
 from flist.manifest import SignedManifest
 from flist.places import Place, places_of
 from flist.reader import RUN_BYTES_MAX, ImageReader
-from flist.store import Store, open_sources
+from flist.store import Addressed, addresses_of
 from flist.tree import Inode
 from native.errors import ZosError
 from zos_core.base.atomic_file import nearest_existing
@@ -79,12 +79,11 @@ async def extract_image(
     image: SignedManifest, sources: Sequence[Source], directory: Path, *, progress: Progress = SILENT
 ) -> ExtractResult:
     """`extract` from the sources of a plan."""
-    async with open_sources(sources) as store:
-        return await extract(store, image, directory, progress=progress)
+    return await extract(addresses_of(sources), image, directory, progress=progress)
 
 
 async def extract(
-    store: Store,
+    store: Addressed,
     image: SignedManifest,
     directory: Path,
     *,

@@ -19,7 +19,7 @@ from flist.bundles import BLOCK
 from flist.erofs_reader import MetaImage, read_meta
 from flist.errors import IndexInvalid, LocatorInvalid, MetaInvalid
 from flist.manifest import Manifest
-from flist.store import ObjectMissing, Store, StoreUnavailable
+from flist.store import Addressed, ObjectMissing, StoreUnavailable
 from native import fetch
 from native.errors import ZosError
 from zos_core.base.errors import zos_error_in
@@ -53,7 +53,7 @@ class UnitInvalid(ZosError):
 class ImageReader:
     """One image in one store (or several as one). An async context manager; entering it reads the page list."""
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    def __init__(self, store: Addressed, manifest: Manifest) -> None:
         self._store = store
         self._manifest = manifest
         self._stop = threading.Event()

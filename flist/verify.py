@@ -6,7 +6,7 @@ from flist.manifest import SignedManifest
 from flist.names import Trusted
 from flist.reader import RUN_BYTES_MAX, ImageReader
 from flist.sign import verify_manifest
-from flist.store import Store
+from flist.store import Addressed
 from zos_core.base.document import Record
 from zos_core.base.keyring import key_id
 from zos_core.base.progress import SILENT, Progress
@@ -27,7 +27,7 @@ class VerifyResult(Record, frozen=True, kw_only=True):
 
 
 async def verify(
-    store: Store, image: SignedManifest, *, trusted: Trusted | None, progress: Progress = SILENT
+    store: Addressed, image: SignedManifest, *, trusted: Trusted | None, progress: Progress = SILENT
 ) -> VerifyResult:
     """Read everything that the manifest names, and check it.
 

@@ -3,11 +3,12 @@
 from flist.store.directory import DirectoryStore
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreReadOnly, StoreUnavailable
 from flist.store.http import HttpStore
-from flist.store.opening import open_sources, open_store
-from flist.store.protocol import Store
-from flist.store.tiered import TieredStore
+from flist.store.opening import Addresses, addresses_of, open_store
+from flist.store.protocol import Addressed, Store
 
 __all__ = [
+    "Addressed",
+    "Addresses",
     "DirectoryStore",
     "HttpStore",
     "ObjectInvalid",
@@ -15,7 +16,6 @@ __all__ = [
     "Store",
     "StoreReadOnly",
     "StoreUnavailable",
-    "TieredStore",
-    "open_sources",
+    "addresses_of",
     "open_store",
 ]

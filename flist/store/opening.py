@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from flist.store.directory import DirectoryStore
 from flist.store.errors import StoreUnavailable
 from flist.store.http import HttpStore
 from flist.store.protocol import Store
-from flist.store.tiered import TieredStore
 from zos_core.base.paths import account
 from zos_core.base.programs import Source
 
-__all__ = ["open_sources", "open_store"]
+__all__ = ["Addresses", "addresses_of", "open_store"]
 
 
 def open_store(where: str | None) -> Store:
@@ -30,20 +31,27 @@ def open_store(where: str | None) -> Store:
     return DirectoryStore(root, owner=user.owner)
 
 
-def open_sources(sources: Sequence[Source]) -> Store:
-    """The sources of a plan, in order, as one store.
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Several stores in order, of which an image is read: the next one has what the first lacks, or has wrong."""
+
+    addresses: Sequence[str]
+
+
+def addresses_of(sources: Sequence[Source]) -> Addresses:
+    """The sources of a plan, in order.
 
     Raises:
-        StoreUnavailable: there is none.
+        StoreUnavailable: there is none, or one without an address.
     """
     if not sources:
         raise StoreUnavailable("no store to read from", hint="--store says which")
-    return TieredStore([_open_source(source) for source in sources])
+    return Addresses([_address(source) for source in sources])
 
 
-def _open_source(source: Source) -> Store:
+def _address(source: Source) -> str:
     if source.kind == "http" and source.url is not None:
-        return HttpStore(source.url)
+        return source.url.rstrip("/")
     if source.kind == "dir" and source.path is not None:
-        return DirectoryStore(Path(source.path))
+        return os.path.abspath(source.path)
     raise StoreUnavailable("a source without an address")

@@ -7,19 +7,23 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Store"]
+__all__ = ["Addressed", "Store"]
 
 
-class Store(Protocol):
+class Addressed(Protocol):
+    """What an image is read from, by `native.fetch`: a store, or several in order (STORE-6)."""
+
+    @property
+    def addresses(self) -> Sequence[str]:
+        """Directories as absolute paths and URLs, in order."""
+
+
+class Store(Addressed, Protocol):
     """Objects by path (`paths.check_path`). An async context manager: a store may hold connections."""
 
     @property
     def name(self) -> str:
         """The store for people: its directory or URL."""
-
-    @property
-    def addresses(self) -> Sequence[str]:
-        """Where `native.fetch` reads it: directories as absolute paths and URLs, in order."""
 
     @property
     def scratch(self) -> Path | None:

@@ -21,7 +21,7 @@ from flist.errors import IndexInvalid, LocatorInvalid
 from flist.extract import extract
 from flist.manifest import SignedManifest
 from flist.reader import ImageReader, UnitInvalid
-from flist.store import DirectoryStore, HttpStore, ObjectMissing, StoreUnavailable, TieredStore
+from flist.store import Addresses, DirectoryStore, HttpStore, ObjectMissing, StoreUnavailable
 from flist.verify import verify
 from tests.images import pattern
 from tests.integration.blockd_kit import StoreServer, serving
@@ -162,13 +162,13 @@ async def test_of_several_stores_each_may_be_wrong(tmp_path: Path, tree: Path) -
     for kind in ("pack", "meta", "locator"):
         (path,) = (tmp_path / "store" / kind).iterdir()
         path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    stores = [DirectoryStore(tmp_path / "absent"), *(DirectoryStore(tmp_path / name) for name in ("store", "second"))]
-    result = await verify(TieredStore(stores), signed, trusted=None)
+    stores = Addresses([str(tmp_path / name) for name in ("absent", "store", "second")])
+    result = await verify(stores, signed, trusted=None)
     assert result.units == signed.manifest.index.units
     (path,) = (tmp_path / "second" / "pack").iterdir()
     path.write_bytes(bytes(path.stat().st_size))
     with pytest.raises((UnitInvalid, LocatorInvalid)):
-        await verify(TieredStore(stores), signed, trusted=None)
+        await verify(stores, signed, trusted=None)
 
 
 async def test_waiting_ends_when_it_is_cancelled(tmp_path: Path, tree: Path, server: StoreServer) -> None:

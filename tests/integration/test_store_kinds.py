@@ -1,4 +1,4 @@
-"""Stores: a directory, a web server of every temper, and several in order (STORE-1..7)."""
+"""Stores: a directory, a web server of every temper (STORE-1..7)."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from flist.store import (
     ObjectMissing,
     StoreReadOnly,
     StoreUnavailable,
-    TieredStore,
-    open_sources,
+    addresses_of,
     open_store,
 )
 from flist.store import http as http_module
@@ -74,7 +73,7 @@ async def test_only_files_are_objects(tmp_path: Path, what: str) -> None:
 @pytest.mark.parametrize("path", ["../x", "pack/x", "/etc/passwd", "pack/../../" + "a" * 64, "name/a/b", ""])
 async def test_paths_are_checked_first(tmp_path: Path, path: str) -> None:
     async with HttpStore("http://127.0.0.1:1") as http:
-        for store in (DirectoryStore(tmp_path), http, TieredStore([http])):
+        for store in (DirectoryStore(tmp_path), http):
             with pytest.raises(ObjectInvalid):
                 await store.get(path)
             with pytest.raises(ObjectInvalid):
@@ -177,28 +176,14 @@ async def test_nobody_listens() -> None:
             await store.put(PACK, b"")
 
 
-async def test_several_stores_in_order(tmp_path: Path) -> None:
-    first, second = DirectoryStore(tmp_path / "1"), DirectoryStore(tmp_path / "2")
-    await second.put(PACK, b"second")
-    async with HttpStore("http://127.0.0.1:1") as down:
-        store = TieredStore([first, down, second])
-        assert await store.get(PACK) == b"second"
-        assert await store.has(PACK)
-        with pytest.raises(StoreUnavailable):  # one could not be asked: nobody knows whether it is there
-            await store.get(NAME)
-        assert not await TieredStore([first, second]).has(NAME)
-        with pytest.raises(StoreReadOnly):
-            await store.put(PACK, b"")
-
-
 async def test_opening_by_what_a_person_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.delenv("SUDO_UID", raising=False)  # or it is the store of who called sudo
     assert open_store(None).name == str(tmp_path / "zos" / "store")
     assert open_store("https://hub.example/").name == "https://hub.example"
     assert isinstance(open_store("http:"), DirectoryStore)
-    found = open_sources([Source(kind="http", url="http://x"), Source(kind="dir", path="/y")])
-    assert found.name == "http://x, /y"
+    found = addresses_of([Source(kind="http", url="http://x/"), Source(kind="dir", path="/y")])
+    assert found.addresses == ["http://x", "/y"]
     for wrong in ([], [Source(kind="http")], [Source(kind="dir")]):
         with pytest.raises(StoreUnavailable):
-            open_sources(wrong)
+            addresses_of(wrong)
