@@ -11,6 +11,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,12 +97,22 @@ async def test_what_is_no_store_is_said_when_it_is_opened(tmp_path: Path) -> Non
         assert not await store.has("pack/" + "a" * 64)
 
 
-async def test_threads_that_hang_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(threads, "_apart", threading.BoundedSemaphore(1))
-    release = threading.Event()
-    first = asyncio.ensure_future(in_thread_apart(lambda: release.wait(GIVE_UP_S)))
-    await asyncio.sleep(0)
-    with pytest.raises(OSError, match="do not answer"):
-        await in_thread_apart(lambda: None)
+async def test_as_many_threads_hang_as_may_and_the_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_apart", threads._Apart(1))
+    release, begun = threading.Event(), threading.Event()
+    done: list[int] = []
+
+    def hang() -> bool:
+        begun.set()
+        return release.wait(GIVE_UP_S)
+
+    first = asyncio.ensure_future(in_thread_apart(hang))
+    await in_thread(begun.wait)
+    called_off, second = (asyncio.ensure_future(in_thread_apart(partial(done.append, n))) for n in (1, 2))
+    assert not (await asyncio.wait([called_off, second], timeout=0))[0]
+    called_off.cancel()
+    assert (await asyncio.wait([called_off]))[0]
     release.set()
     assert await first
+    await second
+    assert done == [2]

@@ -10,8 +10,8 @@ may never answer. The kernel lets go of such a thread when it likes; nothing of 
 from __future__ import annotations
 
 import asyncio
-import errno
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -24,8 +24,6 @@ T = TypeVar("T")
 
 APART_MAX = 128
 """Threads apart at once: a read takes a fraction of a millisecond, so that so many are such that hang."""
-
-_apart = threading.BoundedSemaphore(APART_MAX)
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
@@ -50,13 +48,46 @@ async def in_stoppable_thread(stop: Callable[[], None], work: Callable[[], T]) -
         raise
 
 
+class _Apart:
+    """Threads of which each ends when there is no more to do, and none is waited for."""
+
+    def __init__(self, threads_max: int) -> None:
+        self._threads_max = threads_max
+        self._lock = threading.Lock()
+        self._jobs: deque[Callable[[], None]] = deque()
+        self._running = 0
+
+    def begin(self, job: Callable[[], None]) -> None:
+        """Have it done; while as many as may be hang, by whichever comes back first."""
+        with self._lock:
+            self._jobs.append(job)
+            if self._running == self._threads_max:
+                return
+            self._running += 1
+        try:
+            threading.Thread(target=self._work, name="apart", daemon=True).start()
+        except BaseException:
+            with self._lock:
+                self._running -= 1
+            raise
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                if not self._jobs:
+                    self._running -= 1
+                    return
+                job = self._jobs.popleft()
+            job()
+
+
+_apart = _Apart(APART_MAX)
+
+
 async def in_thread_apart(work: Callable[[], T]) -> T:
-    """`work()` in a thread of its own: when cancelled, it is left behind, and not waited for at the program's end.
+    """`work()` in a thread that, when this is cancelled, is left behind, and not waited for at the program's end.
 
-    For work that holds and changes nothing of ours.
-
-    Raises:
-        OSError: EBUSY, `APART_MAX` such threads hang already; or whatever `work` raises.
+    For work that holds and changes nothing of ours. Beyond `APART_MAX` that hang it waits for one of them.
     """
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
@@ -65,21 +96,15 @@ async def in_thread_apart(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(lambda: None if future.done() else settle())
 
-    def run() -> None:
+    def job() -> None:
+        if future.done():
+            return
         try:
             result = work()
         except BaseException as error:  # noqa: BLE001 (it is raised where `work` is waited for)
             tell(partial(future.set_exception, error))
         else:
             tell(partial(future.set_result, result))
-        finally:
-            _apart.release()
 
-    if not _apart.acquire(blocking=False):
-        raise OSError(errno.EBUSY, f"{APART_MAX} reads of file systems that do not answer are under way already")
-    try:
-        threading.Thread(target=run, name="apart", daemon=True).start()
-    except BaseException:
-        _apart.release()
-        raise
+    _apart.begin(job)
     return await future
