@@ -48,6 +48,8 @@ BUSY_MAX_S = 600.0
 BUSY_PAUSE_S = 0.5
 BUSY_PAUSE_MAX_S = 15.0
 ANSWER_TIMEOUT_S = 60.0
+QUEUE_TIMEOUT_S = 600.0
+"""A commit may wait until the hub has verified others, of which nobody here knows how large they are."""
 SLOWEST_BYTES_S = 64 << 10
 COMMIT_SLOWEST_BYTES_S = 8 << 20
 """The hub reads all of the image from its own disk before it commits."""
@@ -183,7 +185,7 @@ class _Publication:
             await self._send_all(wanted, objects, task)
         body = Revision(manifest=self._image.encode(), record=self._signed_record, locator=locator)
         plain_bytes = self._image.manifest.index.blocks * 4096 + self._image.manifest.meta.size
-        timeout_s = ANSWER_TIMEOUT_S + plain_bytes / COMMIT_SLOWEST_BYTES_S
+        timeout_s = QUEUE_TIMEOUT_S + plain_bytes / COMMIT_SLOWEST_BYTES_S
         with progress.task("committing"):
             return await self._client.call(COMMIT, body=body, timeout_s=timeout_s)
 
