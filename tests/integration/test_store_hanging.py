@@ -1,16 +1,9 @@
-"""A store on a file system that does not answer (NFS whose server is away): nothing but its own readers waits for it.
-
-The file system is a real one of FUSE, mounted by nobody who would answer; its end is that of the descriptor.
-"""
+"""A store on a file system that does not answer (NFS whose server is away): only its own readers wait for it."""
 
 from __future__ import annotations
 
 import asyncio
-import ctypes
-import os
 import threading
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
 
@@ -19,7 +12,7 @@ import pytest
 from flist.guard import RevisionGuard
 from flist.store import DirectoryStore, StoreUnavailable, open_store
 from flist.store import directory as directory_module
-from tests.mounts import mount
+from tests.mounts import dead_file_system
 from zos_core.base import threads
 from zos_core.base.errors import UsageError
 from zos_core.base.threads import in_thread, in_thread_apart
@@ -28,29 +21,6 @@ from zos_core.supervisor.images import resolve_image
 
 REQUESTS = 40
 GIVE_UP_S = 20.0
-MNT_DETACH = 2
-
-
-@asynccontextmanager
-async def dead_file_system(at: Path) -> AsyncIterator[Callable[[], None]]:
-    """Every call on `at` hangs until what is given is called, at the latest after `GIVE_UP_S`: a test fails then."""
-    at.mkdir()
-    descriptors = [os.open("/dev/fuse", os.O_RDWR | os.O_CLOEXEC)]
-    mount("fuse", at, options=f"fd={descriptors[0]},rootmode=40000,user_id=0,group_id=0")
-
-    def abort() -> None:
-        while descriptors:
-            os.close(descriptors.pop())
-
-    timer = threading.Timer(GIVE_UP_S, abort)
-    timer.start()
-    try:
-        yield abort
-        assert not timer.finished.is_set(), "the file system was given up by the watch: somebody waited for it"
-    finally:
-        timer.cancel()
-        abort()
-        ctypes.CDLL(None).umount2(os.fsencode(at), MNT_DETACH)
 
 
 def resolving(store: Path, guard: Path) -> asyncio.Task[object]:
@@ -60,7 +30,7 @@ def resolving(store: Path, guard: Path) -> asyncio.Task[object]:
 
 @pytest.mark.root
 async def test_many_requests_for_a_dead_store_hold_up_nobody(tmp_path: Path) -> None:
-    async with dead_file_system(tmp_path / "dead") as abort:
+    with dead_file_system(tmp_path / "dead") as abort:
         waiting = [resolving(tmp_path / "dead" / "store", tmp_path) for _ in range(REQUESTS)]
         assert not (await asyncio.wait(waiting, timeout=0))[0]
         assert await in_thread(lambda: "documents are written") == "documents are written"
@@ -77,7 +47,7 @@ async def test_many_requests_for_a_dead_store_hold_up_nobody(tmp_path: Path) -> 
 @pytest.mark.root
 async def test_a_dead_store_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(directory_module, "ANSWER_TIMEOUT_S", 0.05)
-    async with dead_file_system(tmp_path / "dead"):
+    with dead_file_system(tmp_path / "dead"):
         with pytest.raises(StoreUnavailable, match="does not answer"):
             await resolving(tmp_path / "dead", tmp_path)
         with pytest.raises(StoreUnavailable, match="does not answer"):
