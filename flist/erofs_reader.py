@@ -68,13 +68,17 @@ class MetaImage:
     blob_blocks: int
 
 
-def read_meta(image: bytes) -> MetaImage:
+def read_meta(image: bytes, *, paths_bytes_max: int | None = None) -> MetaImage:
     """Read a whole metadata image.
 
+    Args:
+        image: its bytes.
+        paths_bytes_max: of the paths of all inodes together, each of which is in memory whole; None for any.
+
     Raises:
-        MetaInvalid: it is no image of version 1; the message says what is wrong.
+        MetaInvalid: it is no image of version 1, or its paths are longer; the message says what is wrong.
     """
-    return _Reader(image).read()
+    return _Reader(image, paths_bytes_max).read()
 
 
 @dataclass(slots=True)
@@ -96,6 +100,8 @@ class _Raw:
 @dataclass(slots=True)
 class _Reader:
     image: bytes
+    paths_bytes_max: int | None = None
+    paths_bytes: int = 0
     blob_blocks: int = 0
     claimed: int = 0
     numbers: dict[int, int] = field(default_factory=dict)
@@ -190,8 +196,11 @@ class _Reader:
         tail = self.claim(raw.data_at, inline)
         return self.image[start : start + whole] + self.image[tail : tail + inline]
 
-    def take(self, raw: _Raw) -> int:
+    def take(self, raw: _Raw, path: bytes) -> int:
         """Give an inode its number, in walk order."""
+        self.paths_bytes += len(path)
+        if self.paths_bytes_max is not None and self.paths_bytes > self.paths_bytes_max:
+            raise MetaInvalid(f"the paths have more than {self.paths_bytes_max} bytes together")
         number = len(self.inodes)
         self.numbers[raw.nid] = number
         self.inodes.append(None)
@@ -200,7 +209,7 @@ class _Reader:
     def directory(self, raw: _Raw, path: bytes, *, parent_nid: int, depth: int) -> int:
         if depth > DEPTH_MAX or len(path) > PATH_MAX:
             raise MetaInvalid("directories lie too deep", path=path[:80].decode(errors="replace"))
-        number = self.take(raw)
+        number = self.take(raw, path)
         entries: list[tuple[bytes, int]] = []
         folders: list[tuple[bytes, _Raw]] = []
         dots = {b".": raw.nid, b"..": parent_nid}
@@ -264,7 +273,7 @@ class _Reader:
         """Take what is no directory."""
         if len(path) > PATH_MAX:
             raise MetaInvalid("a path is too long", path=path[:80].decode(errors="replace"))
-        number = self.take(raw)
+        number = self.take(raw, path)
         kind = stat.S_IFMT(raw.mode)
         target = b""
         device = (0, 0)

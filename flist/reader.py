@@ -53,7 +53,19 @@ class UnitInvalid(ZosError):
 class ImageReader:
     """One image in one store (or several as one). An async context manager; entering it reads the page list."""
 
-    def __init__(self, store: Addressed, manifest: Manifest) -> None:
+    def __init__(
+        self, store: Addressed, manifest: Manifest, *, scratch: Path | None = None, paths_bytes_max: int | None = None
+    ) -> None:
+        """What is read, and how.
+
+        Args:
+            store: where the objects are.
+            manifest: of the image.
+            scratch: a directory for the metadata while it is read; None for the system's one.
+            paths_bytes_max: as of `read_meta`.
+        """
+        self._scratch = scratch
+        self._paths_bytes_max = paths_bytes_max
         self._store = store
         self._manifest = manifest
         self._stop = threading.Event()
@@ -97,7 +109,7 @@ class ImageReader:
             MetaInvalid: the store has something else under that hash, or it is no image of version 1.
             ObjectMissing, StoreUnavailable: the store lacks it, or cannot be read.
         """
-        meta = await in_thread(read_meta, await self._meta())
+        meta = await in_thread(partial(read_meta, await self._meta(), paths_bytes_max=self._paths_bytes_max))
         if meta.blob_blocks != self._manifest.index.blocks:
             raise MetaInvalid("the metadata image has a blob of another size than the index", blocks=meta.blob_blocks)
         return meta
@@ -160,7 +172,7 @@ class ImageReader:
     async def _meta(self) -> bytes:
         """The metadata image, plain."""
         ref = self._manifest.meta
-        with tempfile.TemporaryDirectory(prefix="zos-meta-") as scratch:
+        with tempfile.TemporaryDirectory(prefix="zos-meta-", dir=self._scratch) as scratch:
             to = Path(scratch, "meta")
 
             def bring() -> bytes:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from flist.manifest import SignedManifest
 from flist.names import Trusted
 from flist.reader import RUN_BYTES_MAX, ImageReader
@@ -27,7 +29,13 @@ class VerifyResult(Record, frozen=True, kw_only=True):
 
 
 async def verify(
-    store: Addressed, image: SignedManifest, *, trusted: Trusted | None, progress: Progress = SILENT
+    store: Addressed,
+    image: SignedManifest,
+    *,
+    trusted: Trusted | None,
+    progress: Progress = SILENT,
+    scratch: Path | None = None,
+    paths_bytes_max: int | None = None,
 ) -> VerifyResult:
     """Read everything that the manifest names, and check it.
 
@@ -36,6 +44,8 @@ async def verify(
         image: the manifest.
         trusted: keys that may sign for a publisher, or None to leave the signature out.
         progress: where progress is shown.
+        scratch: as of `ImageReader`.
+        paths_bytes_max: as of `read_meta`.
 
     Raises:
         Unsigned, UntrustedPublisher, SignatureInvalid: nobody who is trusted has signed it.
@@ -44,7 +54,7 @@ async def verify(
     """
     manifest = image.manifest
     signer = None if trusted is None else verify_manifest(image, trusted=trusted)
-    async with ImageReader(store, manifest) as reader:
+    async with ImageReader(store, manifest, scratch=scratch, paths_bytes_max=paths_bytes_max) as reader:
         meta = await reader.tree()
         content_bytes = await reader.content_bytes()
         size = reader.size_bytes

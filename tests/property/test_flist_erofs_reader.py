@@ -5,6 +5,7 @@ from __future__ import annotations
 import stat
 from dataclasses import replace
 
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -39,6 +40,10 @@ def test_what_was_written_is_read(tree: Tree) -> None:
     chunks = chunks_of(tree)
     image = meta_image(tree, chunks, blob_blocks=BLOB_BLOCKS, tag=b"f" * 64)
     found = read_meta(image)
+    paths_bytes = sum(len(inode.path) for inode in found.tree.inodes)
+    assert read_meta(image, paths_bytes_max=paths_bytes) == found
+    with pytest.raises(MetaInvalid, match="paths"):
+        read_meta(image, paths_bytes_max=paths_bytes - 1)
     assert list(found.tree.inodes) == with_paths(tree)
     assert found.blob_blocks == BLOB_BLOCKS
     assert {number: each.blocks for number, each in found.chunks.items()} == {
