@@ -21,7 +21,7 @@ from typing import Annotated, Protocol
 from msgspec import Meta
 
 from flist.errors import ManifestInvalid
-from flist.manifest import NAME_PATTERN, Manifest, SignedManifest
+from flist.manifest import NAME_PATTERN, REVISION_MAX, Manifest, SignedManifest
 from flist.sign import NAME_CONTEXT, SignatureInvalid, UntrustedPublisher, trust_hint, verify_manifest
 from flist.store import ObjectMissing, Store
 from native.errors import ZosError
@@ -178,7 +178,7 @@ class NameRecord(Document, frozen=True, kw_only=True):
     name: Annotated[str, Meta(pattern=NAME_PATTERN)]
     tag: Annotated[str, Meta(pattern=TAG_PATTERN)]
     digest: Annotated[bytes, Meta(min_length=32, max_length=32)]
-    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    revision: Annotated[int, Meta(ge=1, le=REVISION_MAX)]
 
 
 def sign_record(record: NameRecord, key: Key) -> bytes:

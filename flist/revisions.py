@@ -14,6 +14,7 @@ from typing import Annotated
 from msgspec import Meta
 
 from flist.errors import RevisionWentBack
+from flist.manifest import REVISION_MAX
 from flist.names import SignedRecord, Trusted
 from zos_core.base.atomic_file import Owner, locked_directory, make_directories, read_limited, write_atomic
 from zos_core.base.document import Record, decode_json, encode_json
@@ -32,7 +33,7 @@ class Seen(Record, frozen=True, kw_only=True):
     """The highest revision that a key has signed for a name, as seen here."""
 
     key: Annotated[str, Meta(pattern=r"^ed25519:[0-9a-f]{64}\Z")]
-    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    revision: Annotated[int, Meta(ge=1, le=REVISION_MAX)]
     digest: Hex
 
 
