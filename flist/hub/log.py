@@ -9,6 +9,7 @@ file only grows: leaves are written and synced first, then the checkpoint. Calls
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import struct
@@ -62,6 +63,8 @@ class RevisionLog:
         self._nodes = bytearray()
         self._ends = array("Q")
         self._latest: dict[tuple[str, str], Leaf] = {}
+        self._before = array("q")
+        """For each leaf the one before of the same name, or -1."""
         self._end = _HEADER.size
         self._lock = threading.Lock()
         self._text, self._signed_size = "", -1
@@ -74,7 +77,8 @@ class RevisionLog:
         try:
             self._read()
             self._check()
-            os.ftruncate(self._file, self._end)  # not before: what was signed must not be lost to a wrong length
+            with writing("the log"):
+                os.ftruncate(self._file, self._end)  # not before: what was signed must not be lost to a wrong length
             if self._signed_size != self.size:
                 self._sign()
         except BaseException:
@@ -104,6 +108,14 @@ class RevisionLog:
         """The last leaf of a name, or None."""
         return self._latest.get((name, tag))
 
+    def latest_signed(self, name: str, tag: str, *, but: bytes | None) -> int | None:
+        """Index of the last leaf of a name that the checkpoint counts and whose bytes are not `but`, or None."""
+        leaf = self.latest(name, tag)
+        index = -1 if leaf is None else leaf.index
+        while index >= 0 and (index >= self._signed_size or self.entry(index) == but):
+            index = self._before[index]
+        return None if index < 0 else index
+
     def entry(self, index: int) -> bytes:
         """The bytes of a leaf."""
         start = (self._ends[index - 1] if index else _HEADER.size) + _LENGTH.size
@@ -123,7 +135,7 @@ class RevisionLog:
         """Add a signed name record, durably, and sign the new state; the same record again is no change.
 
         Raises:
-            DiskFull: no room: the log is as it was, or only its checkpoint is; then appending again signs it.
+            DiskFull, StoreUnwritable: the log is as it was, or only its checkpoint is; then appending again signs it.
         """
         record = read_record(data, trusted=None).record
         known = self.latest(record.name, record.tag)
@@ -140,7 +152,8 @@ class RevisionLog:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fdatasync(self._file)
         except BaseException:
-            os.ftruncate(self._file, self._end)
+            with contextlib.suppress(OSError):  # the first error says more; the next leaf is written over it anyway
+                os.ftruncate(self._file, self._end)
             raise
         leaf = self._take(data, record)
         self._sign()
@@ -152,9 +165,11 @@ class RevisionLog:
 
     def _take(self, data: bytes, record: NameRecord) -> Leaf:
         leaf = Leaf(self.size, record)
+        before = self._latest.get((record.name, record.tag))
         with self._lock:
             self._nodes += extend(self._nodes, self.size, hash_leaf(data))
             self._end += _LENGTH.size + len(data)
+            self._before.append(-1 if before is None else before.index)
             self._ends.append(self._end)
         self._latest[record.name, record.tag] = leaf
         return leaf

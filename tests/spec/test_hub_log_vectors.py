@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import runpy
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +14,7 @@ import pytest
 from nacl.signing import SigningKey
 
 from flist.hub.checkpoint import open_checkpoint, origin_of, sign_checkpoint
-from flist.hub.errors import CheckpointInvalid, LogDamaged
+from flist.hub.errors import CheckpointInvalid, LogDamaged, StoreUnwritable
 from flist.hub.log import RevisionLog
 from flist.names import NameRecord, read_record, sign_record
 from native.merkle import hash_leaf, verify_consistency, verify_inclusion
@@ -124,6 +126,25 @@ def test_a_leaf_cut_at_every_byte_is_taken_away(tmp_path: Path) -> None:
         assert (log.size, log.checkpoint) == (2, GOLDEN["checkpoints"][2])
         assert (tmp_path / "log").read_bytes() == whole
         log.close()
+
+
+def test_a_disk_that_fails_is_told_and_the_next_leaf_is_whole(
+    log: RevisionLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fdatasync", fails)
+        patch.setattr(os, "ftruncate", fails)
+        with pytest.raises(StoreUnwritable):
+            log.append(RECORDS[0])
+    assert log.size == 0
+    for record in RECORDS:
+        log.append(record)
+    again = RevisionLog(tmp_path, KEY)
+    assert [again.entry(index) for index in range(again.size)] == list(RECORDS)
+    again.close()
 
 
 def test_a_whole_leaf_behind_the_checkpoint_is_signed(tmp_path: Path) -> None:
