@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import errno
 import signal
 from contextlib import ExitStack
 from pathlib import Path
@@ -58,7 +59,9 @@ async def serve(arguments: argparse.Namespace, console: Console) -> None:
 def _publishing(root: Path, allowed: Path | None) -> Publishing:
     try:
         return Publishing(root, allowed=allowed)
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise StoreReadOnly(
             f"{error.filename}: {error.strerror}",
             hint="run the hub as the user whose store it is, or say --read-only",

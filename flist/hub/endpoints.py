@@ -7,13 +7,21 @@ from typing import Annotated
 from msgspec import Meta
 
 from flist.errors import RevisionNotNew
-from flist.hub.errors import NotOwner, ObjectWrong, RevisionIncomplete, UploadConflict, UploadLimit
-from flist.manifest import FILE_MAX, NAME_PATTERN
+from flist.hub.errors import (
+    ImageTooLarge,
+    NotOwner,
+    ObjectWrong,
+    RevisionIncomplete,
+    StoreUnwritable,
+    UploadConflict,
+    UploadLimit,
+)
+from flist.manifest import FILE_MAX, NAME_PATTERN, REVISION_MAX
 from flist.names import TAG_PATTERN
 from flist.store.paths import NAME_FILE_MAX
 from zos_core.base.document import Document, Record
 from zos_core.base.endpoint import Endpoint
-from zos_core.base.errors import DiskFull
+from zos_core.base.errors import DiskFull, RequestTimeout, ServerBusy
 from zos_core.base.request_signature import KeyUnknown, RequestReplayed, SignatureExpired, SignatureWrong
 
 __all__ = [
@@ -86,7 +94,7 @@ class Offer(Document, frozen=True, kw_only=True):
 
     name: Name
     tag: Tag
-    revision: Annotated[int, Meta(ge=1, le=2**63 - 1)]
+    revision: Annotated[int, Meta(ge=1, le=REVISION_MAX)]
     digest: Hash
     objects: Annotated[list[Annotated[str, Meta(max_length=80)]], Meta(max_length=OBJECTS_PER_OFFER)]
 
@@ -154,7 +162,7 @@ UPLOAD = Endpoint(
     response=Uploaded,
     signed=True,
     request_bytes_max=CHUNK_BYTES,
-    errors=(UploadConflict, UploadLimit, ObjectWrong, DiskFull, *SIGNED),
+    errors=(UploadConflict, UploadLimit, ObjectWrong, ImageTooLarge, DiskFull, StoreUnwritable, *SIGNED),
     summary="Send bytes of an object",
 )
 COMMIT = Endpoint(
@@ -163,7 +171,17 @@ COMMIT = Endpoint(
     request=Revision,
     response=Committed,
     signed=True,
-    errors=(NotOwner, RevisionNotNew, RevisionIncomplete, DiskFull, *SIGNED),
+    errors=(
+        NotOwner,
+        RevisionNotNew,
+        RevisionIncomplete,
+        ImageTooLarge,
+        ServerBusy,
+        RequestTimeout,
+        DiskFull,
+        StoreUnwritable,
+        *SIGNED,
+    ),
     summary="Publish a revision whose objects are there",
 )
 

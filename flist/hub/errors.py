@@ -7,6 +7,7 @@ from native.errors import ZosError
 __all__ = [
     "CheckpointInvalid",
     "HubBusy",
+    "ImageTooLarge",
     "LogDamaged",
     "LogForked",
     "LogKeyChanged",
@@ -79,6 +80,12 @@ class RevisionIncomplete(ZosError):
     """A revision was to be committed, and the hub lacks something of it (PUB-6)."""
 
     code, http_status, exit_status, retryable = "hub.revision-incomplete", 409, 32, True
+
+
+class ImageTooLarge(ZosError):
+    """An image has more metadata than a hub reads for a publisher: `limit` bytes, plain (PUB-8)."""
+
+    code, http_status, exit_status = "hub.image-too-large", 413, 32
 
 
 class UploadLimit(ZosError):

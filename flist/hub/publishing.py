@@ -27,7 +27,7 @@ from weakref import WeakValueDictionary
 
 from blake3 import blake3
 
-from flist.errors import RevisionNotNew
+from flist.errors import LocatorInvalid, RevisionNotNew
 from flist.hub.endpoints import (
     ChunkQuery,
     Committed,
@@ -42,13 +42,13 @@ from flist.hub.endpoints import (
 from flist.hub.errors import HubBusy, RevisionIncomplete, StoreUnwritable
 from flist.hub.log import RevisionLog
 from flist.hub.owners import Owners
-from flist.hub.staging import UPLOAD_KINDS, Staging, writing
-from flist.index import Page, PageList
-from flist.locator import Locator, packs_of
+from flist.hub.staging import HUB_META_MAX, UPLOAD_KINDS, Staging, too_large, writing
+from flist.index import PageList
+from flist.locator import ENTRY_SIZE, header_size, packs_of
 from flist.manifest import Manifest, SignedManifest
 from flist.names import NameRecord, SignedRecord, read_record
 from flist.sign import verify_manifest
-from flist.store import DirectoryStore, ObjectMissing
+from flist.store import DirectoryStore, ObjectMissing, StoreUnavailable
 from flist.store.paths import NAME_FILE_MAX, check_path, object_paths, size_max
 from flist.verify import verify
 from native.errors import ZosError
@@ -66,14 +66,20 @@ HUB_DIRECTORY = "hub"
 INTENT_BYTES_MAX = 64 << 20
 VERIFY_TIMEOUT_S = 1800.0
 """For reading all of an image on the hub's own disk."""
+PATHS_BYTES_MAX = 8 * HUB_META_MAX
+"""Of all files of an image together: short names in a deep directory are a few bytes of metadata, and 4 KiB of path."""
 VERIFIED_AT_ONCE = 2
-"""Each takes some 40 MB of memory, and a processor."""
+"""Each takes a processor, and memory for the metadata (`HUB_META_MAX`)."""
 COMMITS_MAX = 32
 COMMITS_OF_KEY_MAX = 4
 """Under way, verified or waiting for it; more are told to come again."""
 
+SCRATCH = "scratch"
 VIEWS = "view"
 """Directory of what is being verified; who is killed meanwhile leaves links, which go at the next start."""
+
+DISCARDED_AT_ONCE = 256
+"""Idle uploads that are removed while commits and lookups wait."""
 
 _log = logging.getLogger(__name__)
 
@@ -125,6 +131,7 @@ class Publishing:
             self._store = DirectoryStore(root)
             shutil.rmtree(self._directory / VIEWS, ignore_errors=True)
             self._commit = asyncio.Lock()
+            self._pending: Intent | None = None
             self._verifying = asyncio.Semaphore(VERIFIED_AT_ONCE)
             self._commits: Counter[bytes] = Counter()
             # Each lives for as long as somebody has it or waits for it.
@@ -133,7 +140,7 @@ class Publishing:
             try:
                 self._carry_out()
                 self._log_what_was_built()
-            except (DiskFull, StoreUnwritable, RevisionIncomplete) as error:
+            except (DiskFull, StoreUnwritable) as error:
                 # Reading goes on; the next commit tries again, and says so.
                 _log.warning("%s", error)
         except BaseException:
@@ -215,18 +222,34 @@ class Publishing:
         )
 
     async def lookup(self, *, query: LookupQuery) -> LogLookup:
-        """The last leaf of a name, in the tree of the checkpoint that comes with it (LOGHUB-3)."""
+        """The last leaf of a name that is in place, in the tree of the checkpoint that comes with it (LOGHUB-3)."""
         async with self._commit:
-            await in_thread(self.log_name, query.name, query.tag)
-            leaf, size = self.log.latest(query.name, query.tag), self.log.signed_size
-            if leaf is None or leaf.index >= size:
+            not_yet = await in_thread(self._before_lookup, query.name, query.tag)
+            index = self.log.latest_signed(query.name, query.tag, but=not_yet)
+            if index is None:
                 return LogLookup(checkpoint=self.log.checkpoint)
             return LogLookup(
                 checkpoint=self.log.checkpoint,
-                index=leaf.index,
-                entry=self.log.entry(leaf.index),
-                proof=self.log.inclusion(leaf.index, size),
+                index=index,
+                entry=self.log.entry(index),
+                proof=self.log.inclusion(index, self.log.signed_size),
             )
+
+    def _before_lookup(self, name: str, tag: str) -> bytes | None:
+        """Bring name and log together, if that can be; the record that is in the log and cannot be put in place yet."""
+        pending = self._pending
+        if pending is not None and _names(pending, name, tag):
+            with contextlib.suppress(ZosError, OSError):  # readers are served; the next who publishes is told
+                self._carry_out()
+        with contextlib.suppress(DiskFull, StoreUnwritable):
+            self.log_name(name, tag)
+        pending = self._pending
+        if pending is None or not _names(pending, name, tag):
+            return None
+        with contextlib.suppress(FileNotFoundError):
+            if read_limited(self._root / "name" / name / tag, NAME_FILE_MAX) == pending.record:
+                return None
+        return pending.record
 
     def _turn(self, public: bytes, path: str) -> asyncio.Lock:
         """For who changes a staged object of a key: one at a time."""
@@ -285,7 +308,13 @@ class Publishing:
         try:
             await in_thread(self._make_view, view, public, image.manifest, locator)
             async with asyncio.timeout(VERIFY_TIMEOUT_S):
-                await verify(DirectoryStore(view), image, trusted=None)
+                await verify(
+                    DirectoryStore(view),
+                    image,
+                    trusted=None,
+                    scratch=view / SCRATCH,
+                    paths_bytes_max=PATHS_BYTES_MAX,
+                )
         except TimeoutError as error:
             raise RequestTimeout(f"the image was not verified within {VERIFY_TIMEOUT_S:.0f} s") from error
         except (DiskFull, StoreUnwritable):
@@ -304,26 +333,53 @@ class Publishing:
         one, and would find good ones by a locator that this one is about to replace. `locator` is the hash of the one
         that was sent for this commit; None for the store's own.
         """
-        places = (self.staging.place(public), self._root)
-        path = f"locator/{manifest.index.root.hex()}"
-        new = self._new_locator(public, manifest, locator)
-        source = self._root / path if new is None else places[0] / "locator" / new.hex()
-        index = f"index/{manifest.index.root.hex()}"
-
-        def bring(name: str) -> None:
-            for place in places:
-                if _link(place / name, view / name):
-                    return
-            raise ObjectMissing(f"{name} did not come", path=name)
-
+        found = self._found(public, manifest, self._new_locator(public, manifest, locator))
         with writing("what is verified"):
-            if not _link(source, view / path):
-                raise ObjectMissing(f"{path} did not come", path=path)
-            bring(index)
-            pages = PageList.decode(read_limited(view / index, size_max(index)), manifest.index.root).pages
-            packs = packs_of(read_limited(view / path, size_max(path)))
-            for name in (*object_paths(manifest, pages), *(f"pack/{pack.hex()}" for pack in packs)):
-                bring(name)
+            make_directories(view / SCRATCH, mode=0o700)
+            for path, file in found.items():
+                make_directories((view / path).parent, mode=0o700)
+                # Another commit of this key may have moved it into the store meanwhile.
+                if not (_link(file, view / path) or _link(self._root / path, view / path)):
+                    raise _missing(path)
+
+    def _found(self, public: bytes, manifest: Manifest, locator: bytes | None) -> dict[str, Path]:
+        """All objects of an image, each with the file that readers will have: the store's own, else the staged one.
+
+        What is verified and what is moved both come from here: they are the same. `locator` is that of `_new_locator`.
+
+        Raises:
+            RevisionIncomplete: something is in neither.
+            IndexInvalid, LocatorInvalid: no page list, or no locator of it.
+        """
+        place, index = self.staging.place(public), manifest.index.root.hex()
+        path = f"locator/{index}"
+        found = {path: self._root / path if locator is None else place / "locator" / locator.hex()}
+
+        def find(path: str) -> bytes:
+            try:
+                return read_limited(found[path], size_max(path))
+            except FileNotFoundError:
+                raise _missing(path) from None
+            except OSError as error:
+                if error.errno in (errno.EMFILE, errno.ENFILE):
+                    raise
+                raise StoreUnavailable(f"{found[path]}: {error.strerror}", path=path, errno=error.errno) from error
+
+        def add(path: str) -> None:
+            file = next((each / path for each in (self._root, place) if (each / path).is_file()), None)
+            if file is None:
+                raise _missing(path)
+            found[path] = file
+
+        data = find(path)
+        packs = packs_of(data)
+        if len(data) != header_size(len(packs)) + ENTRY_SIZE * manifest.index.units:
+            raise LocatorInvalid("a locator has another number of units than the index")
+        add(f"index/{index}")
+        pages = PageList.decode(find(f"index/{index}"), manifest.index.root).pages
+        for each in (*object_paths(manifest, pages), *(f"pack/{pack.hex()}" for pack in packs)):
+            add(each)
+        return found
 
     async def _has_manifest(self, image: SignedManifest) -> bool:
         try:
@@ -336,11 +392,13 @@ class Publishing:
     def _intent(self, public: bytes, image: SignedManifest, body: Revision) -> Intent:
         """What is to be done for a revision."""
         locator = self._new_locator(public, image.manifest, body.locator)
+        place = self.staging.place(public)
+        found = self._found(public, image.manifest, locator)
         return Intent(
             public=public,
             record=body.record,
             manifest=image.encode(),
-            objects=list(_staged(self._root, self.staging.place(public), image.manifest, locator)),
+            objects=[path for path, file in found.items() if file == place / path],
             locator=None if locator is None else locator.hex(),
         )
 
@@ -351,6 +409,7 @@ class Publishing:
                 make_directories(directory)
                 if not os.access(directory, os.W_OK | os.X_OK, effective_ids=True):
                     raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(directory))
+            self._pending = intent
             write_atomic(self._directory / "intent", encode_msgpack(intent))
 
     def _directories(self, intent: Intent) -> set[Path]:
@@ -363,10 +422,12 @@ class Publishing:
 
     async def collect(self, *, now_s: float) -> None:
         """Throw away idle uploads, but for what an intent that could not be carried out yet is to move (PUB-8)."""
-        async with self._commit:
-            intent = await in_thread(self._read_intent)
-            keep = None if intent is None else intent.public
-            await in_thread(partial(self.staging.collect, now_s=now_s, keep=keep))
+        idle = await in_thread(partial(self.staging.idle, now_s=now_s))
+        for at in range(0, len(idle), DISCARDED_AT_ONCE):
+            async with self._commit:
+                keep = None if self._pending is None else self._pending.public
+                some = idle[at : at + DISCARDED_AT_ONCE]
+                await in_thread(partial(self.staging.discard, some, now_s=now_s, keep=keep))
 
     def _read_intent(self) -> Intent | None:
         path = self._directory / "intent"
@@ -377,12 +438,13 @@ class Publishing:
 
     def _carry_out(self) -> None:
         """Do what an intent says, if there is one."""
-        intent = self._read_intent()
-        if intent is None:
+        self._pending = self._read_intent()
+        if self._pending is None:
             return
         with writing("the revision"):
-            for step in self._steps(intent):
+            for step in self._steps(self._pending):
                 self._run(step)
+        self._pending = None
 
     def _steps(self, intent: Intent) -> Iterator[Step]:
         """What makes an intent true, in an order in which no reader sees a half of it (PUB-7)."""
@@ -408,9 +470,15 @@ class Publishing:
             size = source.stat().st_size
         except FileNotFoundError:
             if not target.is_file():
-                raise RevisionIncomplete(
+                _log.error(
+                    "%s was about to be published, and is gone: have it published again, or stop the hub, remove %s"
+                    " and start it",
+                    path,
+                    self._directory / "intent",
+                )
+                raise StoreUnwritable(
                     f"{path} was about to be published, and is gone",
-                    hint=f"remove {self._directory / 'intent'}, start the hub again, and publish again",
+                    hint="tell the hub's operator: its log says what to do",
                 ) from None
             return
         make_directories(target.parent)
@@ -478,44 +546,24 @@ def _checked(body: Revision, public: bytes) -> tuple[SignedManifest, SignedRecor
     record, manifest = signed.record, image.manifest
     if (record.name, record.digest, record.revision) != (manifest.name, image.digest, manifest.revision):
         raise DocumentInvalid("the name record and the manifest speak of different images")
+    if manifest.meta.size > HUB_META_MAX:
+        raise too_large(f"the metadata of {manifest.name}")
     return image, signed
 
 
-def _staged(root: Path, place: Path, manifest: Manifest, locator: bytes | None) -> Iterator[str]:
-    """Objects of an image that are staged; what the store has already stays there.
-
-    Raises:
-        RevisionIncomplete: something is in neither.
-    """
-
-    def read(path: str) -> bytes:
-        found = next((each for each in (place / path, root / path) if each.is_file()), None)
-        if found is None:
-            raise RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
-        return read_limited(found, size_max(path))
-
-    index = manifest.index.root
-    pages = PageList.decode(read(f"index/{index.hex()}"), index).pages
-    paths = object_paths(manifest, pages)
-    if locator is not None:
-        lengths = [length for ref in pages for length in Page.decode(read(f"index/{ref.hash.hex()}"), ref).lengths]
-        packs = Locator.decode(read(f"locator/{locator.hex()}"), lengths).packs
-        paths += [f"pack/{digest.hex()}" for digest in packs]
-    for path in dict.fromkeys(paths):
-        if (root / path).is_file():
-            continue
-        if not (place / path).is_file():
-            raise RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
-        yield path
+def _missing(path: str) -> RevisionIncomplete:
+    return RevisionIncomplete(f"{path} did not come", hint="publish again: it goes on")
 
 
 def _link(source: Path, target: Path) -> bool:
-    """Link a file to another path, once; whether it is there."""
-    make_directories(target.parent, mode=0o700)
+    """Link a file to another path; whether it is there."""
     try:
         os.link(source, target, follow_symlinks=False)
-    except FileExistsError:  # an object may be named twice
-        return True
     except FileNotFoundError:
         return False
     return True
+
+
+def _names(intent: Intent, name: str, tag: str) -> bool:
+    record = read_record(intent.record, trusted=None).record
+    return (record.name, record.tag) == (name, tag)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
 from collections import Counter
@@ -36,6 +37,7 @@ from flist.hub.publishing import Publishing
 from flist.hub.ranges import Span, Unsatisfiable, span_of
 from flist.store.directory import DirectoryStore, OpenObject
 from flist.store.paths import KINDS, MUTABLE_KINDS
+from native.errors import ZosError
 from zos_core.base.endpoint import Endpoint
 from zos_core.base.errors import DocumentInvalid
 from zos_core.base.nonces import NonceStore
@@ -50,6 +52,8 @@ WRITE_TIMEOUT_S = 20.0  # for one chunk: a slower client is cut off
 CONNECTIONS_MAX = 512
 COLLECT_INTERVAL_S = 3600.0
 FOREVER = "public, max-age=31536000, immutable"
+
+_log = logging.getLogger(__name__)
 
 
 @asynccontextmanager
@@ -113,7 +117,10 @@ def _published(publishing: Publishing) -> dict[Endpoint[object], Handler]:
 
 async def _collect(publishing: Publishing) -> None:
     while True:
-        await publishing.collect(now_s=time.time_ns() / 1e9)
+        try:
+            await publishing.collect(now_s=time.time_ns() / 1e9)
+        except (ZosError, OSError) as error:  # readers are served whatever the disk does; the next time is another try
+            _log.warning("idle uploads were not all thrown away: %s", error)
         await asyncio.sleep(COLLECT_INTERVAL_S)
 
 

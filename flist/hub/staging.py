@@ -14,20 +14,19 @@ import errno
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import zstandard
 from blake3 import blake3
 
-from flist.hub.errors import ObjectWrong, StoreUnwritable, UploadConflict, UploadLimit
-from flist.manifest import META_MAX
+from flist.hub.errors import ImageTooLarge, ObjectWrong, StoreUnwritable, UploadConflict, UploadLimit
 from flist.store import ObjectInvalid
 from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import make_directories, sync_directory
-from zos_core.base.errors import DiskFull
+from zos_core.base.errors import DiskFull, is_disk_full
 
-__all__ = ["IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "writing"]
+__all__ = ["HUB_META_MAX", "IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "too_large", "writing"]
 
 STAGED_BYTES_MAX = 64 << 30
 """Of all keys together; one key may have a quarter."""
@@ -40,6 +39,10 @@ UPLOAD_KINDS = frozenset({"index", "meta", "pack", "locator"})
 """Named by their content; a locator under the hash of its bytes until it is committed."""
 HASH_BYTES_AT_ONCE = 1 << 20
 WINDOW_MAX = 1 << 27
+
+HUB_META_MAX = 64 << 20
+"""Plain bytes of an image's metadata that a hub takes: some 800,000 inodes. It is read whole for whoever publishes, in
+five to twenty times as much memory; compressed it may be next to nothing."""
 
 _PARTS = "part"
 
@@ -77,7 +80,9 @@ class Staging:
             UploadConflict: they do not follow what has come.
             UploadLimit: too much is unpublished.
             ObjectWrong: the object is whole, and another one; it is gone.
+            ImageTooLarge: it is metadata, and unpacks to more than a hub takes; it is gone.
             DiskFull: no room; what had come before is kept.
+            StoreUnwritable: any other reason not to write.
         """
         _check_kind(path)
         if not 1 <= len(data) <= size - offset or size > size_max(path):
@@ -91,10 +96,9 @@ class Staging:
         part = self._part(public, path)
         try:
             with writing(path):
-                make_directories(part.parent, mode=0o700)
-                _append(part, data, have)
+                _into(part.parent, lambda: _append(part, data, have))
         except BaseException:
-            self._leave(public, len(data), objects=int(not have))
+            self._leave(public.hex(), len(data), objects=int(not have))
             raise
         if have + len(data) == size:
             self._finish(public, path, part)
@@ -102,35 +106,67 @@ class Staging:
 
     def moved(self, public: bytes, size: int) -> None:
         """An object of `size` bytes has left for the store."""
-        self._leave(public, size, objects=1)
+        self._leave(public.hex(), size, objects=1)
 
-    def collect(self, *, now_s: float, idle_s: float = IDLE_S, keep: bytes | None = None) -> int:
-        """Throw away what nobody went on with for `idle_s`; the number of objects. Of the key `keep` nothing goes."""
-        gone = 0
-        for file in list(self._files()):
-            if keep is not None and file.is_relative_to(self.place(keep)):
-                continue
+    def idle(self, *, now_s: float) -> list[Path]:
+        """Files that nobody went on with for `IDLE_S`; directories without any go."""
+        found = []
+        for file in self._files():
             with contextlib.suppress(FileNotFoundError):
-                if file.stat().st_mtime + idle_s <= now_s:
-                    file.unlink()
-                    gone += 1
+                if file.stat().st_mtime + IDLE_S <= now_s:
+                    found.append(file)
         for directory, _, _ in os.walk(self._root, topdown=False):
-            if Path(directory) != self._root:
-                with contextlib.suppress(OSError):  # it is not empty
-                    os.rmdir(directory)
-        self._count()
+            self._remove_empty(Path(directory))
+        return found
+
+    def discard(self, files: Sequence[Path], *, now_s: float, keep: bytes | None = None) -> int:
+        """Throw away those of the files that are idle still; the number of objects. Of the key `keep` nothing goes.
+
+        Raises:
+            OSError: some could not be removed; all were tried.
+        """
+        gone, failure = 0, None
+        for file in files:
+            key = file.relative_to(self._root).parts[0]
+            if keep is not None and key == keep.hex():
+                continue
+            try:
+                found = file.stat()
+                if found.st_mtime + IDLE_S > now_s:
+                    continue
+                file.unlink()
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                failure = error
+                continue
+            self._leave(key, found.st_size, objects=1)
+            self._remove_empty(file.parent)
+            self._remove_empty(file.parent.parent)
+            gone += 1
+        if failure is not None:
+            raise failure
         return gone
 
+    def _remove_empty(self, directory: Path) -> None:
+        if directory != self._root:
+            with contextlib.suppress(OSError):  # it is not empty
+                directory.rmdir()
+
     def _finish(self, public: bytes, path: str, part: Path) -> None:
-        if not _is(path, part):
+        try:
+            if not _is(path, part):
+                raise ObjectWrong(
+                    f"{path} arrived with another hash", hint="is the store it comes from whole?", path=path
+                )
+        except (ObjectWrong, ImageTooLarge):
             self.moved(public, part.stat().st_size)
             part.unlink()
-            raise ObjectWrong(f"{path} arrived with another hash", hint="is the store it comes from whole?", path=path)
+            raise
         target = self.place(public) / path
         with writing(path):
             _sync(part)
-            make_directories(target.parent, mode=0o700)
-            os.replace(part, target)
+            _into(target.parent, lambda: os.replace(part, target))
             sync_directory(target.parent)
 
     def _admit(self, public: bytes, length: int, *, objects: int) -> None:
@@ -147,10 +183,12 @@ class Staging:
             self._bytes[key] += length
             self._objects[key] += objects
 
-    def _leave(self, public: bytes, length: int, *, objects: int) -> None:
+    def _leave(self, key: str, length: int, *, objects: int) -> None:
         with self._lock:
-            self._bytes[public.hex()] -= length
-            self._objects[public.hex()] -= objects
+            self._bytes[key] -= length
+            self._objects[key] -= objects
+            if not self._objects[key]:
+                del self._bytes[key], self._objects[key]
 
     def _part(self, public: bytes, path: str) -> Path:
         return self.place(public) / _PARTS / path.replace("/", "-")
@@ -176,20 +214,33 @@ def writing(what: str) -> Iterator[None]:
 
     Raises:
         DiskFull: there is no room.
-        StoreUnwritable: any other OSError.
+        StoreUnwritable: any other OSError but that no descriptor is left, which passes as it is: it is not the store's.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno in (errno.EMFILE, errno.ENFILE):
+            raise
+        if is_disk_full(error) or error.errno == errno.EFBIG:
             raise DiskFull(
                 f"the hub has no room for {what}: {error.strerror}", hint="its operator has to make room", what=what
             ) from error
+        where = error.filename or "its store"
         raise StoreUnwritable(
             f"the hub cannot write {what}: {error.strerror or error}",
-            hint=f"its operator finds out why{f': {error.filename}' if error.filename else ''}",
+            hint=f"its operator finds out why it cannot write {where}",
             what=what,
         ) from error
+
+
+def too_large(what: str) -> ImageTooLarge:
+    """That `what`, metadata of an image, is more than a hub takes."""
+    limit_mib = HUB_META_MAX >> 20
+    return ImageTooLarge(
+        f"{what} has more than {limit_mib} MiB",
+        hint=f"a hub takes images with at most {limit_mib} MiB of metadata, some 800,000 files: make several of it",
+        limit=HUB_META_MAX,
+    )
 
 
 def _check_kind(path: str) -> None:
@@ -206,10 +257,24 @@ def _append(part: Path, data: bytes, have: int) -> None:
             written = os.pwrite(descriptor, view, at)
             view, at = view[written:], at + written
     except OSError:
-        os.ftruncate(descriptor, have)
+        with contextlib.suppress(OSError):  # the first error says more
+            os.ftruncate(descriptor, have)
         raise
     finally:
         os.close(descriptor)
+
+
+def _into(directory: Path, work: Callable[[], None]) -> None:
+    """Do what puts something into a directory; the collector may take an empty one away before it does."""
+    for again in (True, False):
+        try:
+            make_directories(directory, mode=0o700)
+            work()
+        except FileNotFoundError:
+            if again:
+                continue
+            raise
+        return
 
 
 def _sync(path: Path) -> None:
@@ -221,7 +286,11 @@ def _sync(path: Path) -> None:
 
 
 def _is(path: str, file: Path) -> bool:
-    """Whether a file is the object that `path` names: by its bytes, metadata by its plain bytes (FLIST-STORE-1)."""
+    """Whether a file is the object that `path` names: by its bytes, metadata by its plain bytes (FLIST-STORE-1).
+
+    Raises:
+        ImageTooLarge: it is metadata that unpacks to more than a hub takes.
+    """
     kind, _, name = path.partition("/")
     hasher = blake3()
     with open(file, "rb") as stream:
@@ -234,8 +303,8 @@ def _is(path: str, file: Path) -> bool:
             plain_bytes = 0
             while data := reader.read(HASH_BYTES_AT_ONCE):
                 plain_bytes += len(data)
-                if plain_bytes > META_MAX:
-                    return False
+                if plain_bytes > HUB_META_MAX:
+                    raise too_large(path)
                 hasher.update(data)
         except zstandard.ZstdError:
             return False

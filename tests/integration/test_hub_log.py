@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from flist.hub.endpoints import (
     LookupQuery,
 )
 from flist.hub.errors import LogForked, LogKeyChanged, LogMissing, LogWentBack
-from flist.hub.publishing import Publishing
+from flist.hub.publishing import Publishing, Step
 from flist.manifest import SignedManifest
 from flist.names import ImageName, NameRecord, resolve, sign_record
 from flist.publish import Published, publish
@@ -66,10 +67,12 @@ class World:
         return f"http://127.0.0.1:{self.port}"
 
     @asynccontextmanager
-    async def hub(self, root: Path | None = None, *, read_only: bool = False) -> AsyncIterator[str]:
+    async def hub(
+        self, root: Path | None = None, *, read_only: bool = False, run: Callable[[Step], None] | None = None
+    ) -> AsyncIterator[str]:
         root = root or self.root
         root.mkdir(exist_ok=True)
-        publishing = None if read_only else Publishing(root)
+        publishing = None if read_only else Publishing(root, run=run)
         try:
             with listen_tcp(f"127.0.0.1:{self.port}") as sock:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -181,6 +184,56 @@ async def test_a_new_node_takes_the_floor_from_the_log(world: World, tmp_path: P
         (world.root / NAME.path).write_bytes(old)
         with pytest.raises(RevisionWentBack):
             await Reader(tmp_path).resolve(url)
+
+
+async def test_a_revision_whose_name_cannot_be_put_in_place_is_no_floor_yet(world: World, tmp_path: Path) -> None:
+    """It is in the log, and the disk fails before the name: readers go on with the old one, until it is there."""
+    reader, broken = Reader(tmp_path), ["name"]
+
+    def run(step: Step) -> None:
+        if step.name in broken:
+            raise OSError(errno.EIO, "the disk is broken")
+        step.work()
+
+    async with world.hub(run=run) as url, Client(url) as client:
+        with pytest.raises(RemoteProblem, match="the disk is broken"):
+            await world.publish(1)
+        query = LookupQuery(name="jane/web", tag="latest")
+        found = await client.call(LOG_LOOKUP, query=query)
+        assert (found.index, open_checkpoint(found.checkpoint).size) == (None, 1)
+        broken.clear()
+        assert (await world.publish(1)).index == 0
+        assert await reader.resolve(url) == 1
+        broken.append("name")
+        with pytest.raises(RemoteProblem, match="the disk is broken"):
+            await world.publish(2)
+        for who in (reader, Reader(tmp_path, "new")):
+            assert await who.resolve(url) == 1
+        found = await client.call(LOG_LOOKUP, query=query)
+        assert (found.index, open_checkpoint(found.checkpoint).size) == (0, 2)
+        # Nor is it hidden when only the intent is left to be removed.
+        broken[:] = ["done"]
+        found = await client.call(LOG_LOOKUP, query=query)
+        assert (found.index, open_checkpoint(found.checkpoint).size) == (1, 2)
+        assert await reader.resolve(url) == 2
+        broken.clear()
+        assert (await client.call(LOG_LOOKUP, query=query)).index == 1
+        assert not (world.root / "hub/intent").exists()
+        assert (await world.publish(3)).index == 2
+        assert await reader.resolve(url) == 3
+
+
+async def test_a_name_that_cannot_be_logged_is_read(world: World, tmp_path: Path) -> None:
+    _, record = await world.image(1)
+    await world.store.put(NAME.path, sign_record(record, KEY))
+    root = world.path / "store"
+    async with world.hub(root) as url:
+        assert await Reader(tmp_path).resolve(url) == 1
+        _, second = await world.image(2)
+        await world.store.put(NAME.path, sign_record(second, KEY))
+        (root / "hub/checkpoint").unlink()
+        (root / "hub/checkpoint").mkdir()  # which no file takes the place of
+        assert await Reader(tmp_path).resolve(url) == 2
 
 
 async def test_a_forked_log_is_found(world: World, tmp_path: Path) -> None:

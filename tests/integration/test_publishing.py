@@ -14,6 +14,7 @@ import secrets
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,14 +23,17 @@ from typing import Any
 
 import pytest
 from blake3 import blake3
+from msgspec.structs import replace
 
 from flist.hub import publishing as publishing_module
-from flist.hub.endpoints import COMMIT, ChunkQuery, Committed, Revision
-from flist.hub.errors import RevisionIncomplete, StoreUnwritable
+from flist.hub.endpoints import CHUNK_BYTES, COMMIT, ChunkQuery, Committed, LookupQuery, Revision
+from flist.hub.errors import ImageTooLarge, RevisionIncomplete, StoreUnwritable
 from flist.hub.publishing import Intent, Publishing, Step
-from flist.manifest import Manifest, SignedManifest
-from flist.names import fetch_manifest, read_record
+from flist.hub.staging import HUB_META_MAX, Staging
+from flist.manifest import Manifest, SignedManifest, encode_manifest
+from flist.names import NameRecord, fetch_manifest, read_record, sign_record
 from flist.publish import publish as publish_image
+from flist.sign import sign_manifest
 from flist.store import DirectoryStore
 from tests.integration.hub_kit import HubProcess, Wire, kill, objects, staged
 from tests.zos_tool import Zos
@@ -316,6 +320,14 @@ def _all_but_the_commit(jane: Zos, hub: HubProcess) -> tuple[Caller, Revision]:
     return Caller(public=request[:32]), decode_msgpack(request[32:], Revision, what="request")
 
 
+async def _send(taken: Publishing, caller: Caller, jane: Zos, pack: str) -> None:
+    """Upload a pack once more."""
+    data = (jane.store / "pack" / pack).read_bytes()
+    for at in range(0, len(data), CHUNK_BYTES):
+        query = ChunkQuery(offset=at, size=len(data))
+        await taken.upload(caller=caller, kind="pack", hash=pack, query=query, body=data[at : at + CHUNK_BYTES])
+
+
 # --- Owners and races -----------------------------------------------------------------------------------------------
 
 
@@ -598,6 +610,66 @@ def test_commits_under_way_are_bounded_and_timed(
     assert sorted(kinds, key=str) == sorted([ServerBusy, *[Committed] * 4], key=str)
 
 
+def test_metadata_of_any_size_is_refused_before_it_is_unpacked(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    caller, body = _all_but_the_commit(jane, hub)
+    key = Keyring(jane.home / "config" / "zos").own_key()
+    manifest = SignedManifest.parse(body.manifest).manifest
+    ref = replace(manifest.meta, size=HUB_META_MAX + 1)
+
+    async def main() -> None:
+        taken = Publishing(hub.root)
+        image = sign_manifest(SignedManifest(encode_manifest(replace(manifest, meta=ref))), key)
+        record = NameRecord(name=manifest.name, tag="latest", digest=image.digest, revision=manifest.revision)
+        revision = Revision(manifest=image.encode(), record=sign_record(record, key), locator=body.locator)
+        with pytest.raises(ImageTooLarge, match="64 MiB"):
+            await taken.commit(caller=caller, body=revision)
+        taken.close()
+
+    asyncio.run(main())
+
+
+def test_a_hub_verifies_on_its_own_disk(
+    jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not in /tmp, which is memory on many machines."""
+    as_jane(jane)
+    build(jane, tree)
+    caller, body = _all_but_the_commit(jane, hub)
+
+    async def main() -> None:
+        taken = Publishing(hub.root)
+        await taken.commit(caller=caller, body=body)
+        taken.close()
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    asyncio.run(main())
+
+
+def test_a_pack_that_was_lost_and_sent_again_is_kept_whoever_commits(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    """It was sent, the publisher was stopped; the next commit brings no locator, as the store has it."""
+    as_jane(jane)
+    build(jane, tree)
+    caller, body = _all_but_the_commit(jane, hub)
+
+    async def main() -> None:
+        taken = Publishing(hub.root)
+        await taken.commit(caller=caller, body=body)
+        (pack,) = (hub.root / "pack").iterdir()
+        pack.unlink()
+        without = Revision(manifest=body.manifest, record=body.record)
+        with pytest.raises(RevisionIncomplete, match=pack.name):
+            await taken.commit(caller=caller, body=without)
+        await _send(taken, caller, jane, pack.name)
+        await taken.commit(caller=caller, body=without)
+        taken.close()
+
+    asyncio.run(main())
+    assert objects(hub.root) == objects(jane.store)
+    assert staged(hub.root) == set()
+
+
 @pytest.mark.parametrize("kind", ["pack", "locator", "index", "meta"])
 def test_what_a_store_has_lost_is_sent_again(jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, kind: str) -> None:
     as_jane(jane)
@@ -762,6 +834,92 @@ def test_an_intent_that_cannot_be_carried_out_waits_and_loses_nothing(
     with hub.running() as url:
         assert jane.json("flist", "verify", "jane/web", "--store", url)["revision"] == 1, "carried out at the start"
         assert publish(eve, url, "eve/web")["index"] == 1
+
+
+def test_what_an_intent_is_to_move_and_is_gone_is_told_to_the_operator(
+    jane: Zos, hub: HubProcess, tree: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    caller, body = _all_but_the_commit(jane, hub)
+
+    def not_the_pack(step: Step) -> None:
+        if step.name.startswith("move pack/"):
+            raise OSError(errno.EIO, "the disk is broken")
+        step.work()
+
+    async def main() -> None:
+        broken = Publishing(hub.root, run=not_the_pack)
+        with pytest.raises(StoreUnwritable, match="the disk is broken"):
+            await broken.commit(caller=caller, body=body)
+        broken.close()
+        (pack,) = (hub.root / "hub/staged").glob("*/pack/*")
+        pack.unlink()
+        taken = Publishing(hub.root)
+        with pytest.raises(StoreUnwritable, match="and is gone") as caught:
+            taken._carry_out()  # as for whoever publishes next
+        assert (caught.value.retryable, "intent" in str(caught.value.hint)) == (False, False)
+        await _send(taken, caller, jane, pack.name)
+        assert (await taken.commit(caller=caller, body=body)).revision == 1
+        taken.close()
+
+    asyncio.run(main())
+    assert str(hub.root / "hub/intent") in caplog.text
+    assert objects(hub.root) == objects(jane.store)
+
+
+def test_looking_for_idle_uploads_keeps_nobody_waiting(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    _all_but_the_commit(jane, hub)
+    answered = threading.Event()
+
+    class Slow(Staging):
+        def idle(self, *, now_s: float) -> list[Path]:
+            assert answered.wait(30)
+            return super().idle(now_s=now_s)
+
+    async def main() -> None:
+        taken = Publishing(hub.root)
+        taken.staging = Slow(hub.root / "hub/staged")
+        async with asyncio.TaskGroup() as group:
+            group.create_task(taken.collect(now_s=1e12))
+            async with asyncio.timeout(20):
+                await taken.lookup(query=LookupQuery(name="jane/web", tag="latest"))
+            answered.set()
+        taken.close()
+
+    asyncio.run(main())
+    assert staged(hub.root) == set()
+
+
+@pytest.mark.root
+def test_a_disk_that_became_read_only_ends_no_hub(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    _all_but_the_commit(jane, hub)
+    before = staged(hub.root)
+    for file in (hub.root / "hub/staged").rglob("*"):
+        os.utime(file, (1000, 1000))
+    _read_only(hub.root / "hub/staged")
+    try:
+        url = hub.start()
+        assert hub.process is not None
+        assert hub.process.stderr is not None
+        assert "idle uploads were not all thrown away" in hub.process.stderr.readline()
+        assert "is not there" in jane.run("flist", "inspect", "jane/web", "--store", url)[2]
+        assert staged(hub.root) == before
+        assert hub.kill() == ""
+    finally:
+        hub.kill()
+        subprocess.run(["umount", hub.root / "hub/staged"], check=True)
+    _read_only(hub.root)
+    try:
+        serve = ("hub", "serve", "--store", hub.root, "--listen", "127.0.0.1:0")
+        error = jane.json(*serve, status=41)["error"]
+        assert (error["code"], "--read-only" in error["hint"]) == ("store.read-only", True)
+    finally:
+        subprocess.run(["umount", hub.root], check=True)
 
 
 # --- What anybody can send -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -12,12 +13,13 @@ from blake3 import blake3
 from nacl.signing import SigningKey
 
 from flist.hub import staging as staging_module
-from flist.hub.errors import NotOwner, ObjectWrong, UploadConflict, UploadLimit
+from flist.hub.errors import ImageTooLarge, NotOwner, ObjectWrong, StoreUnwritable, UploadConflict, UploadLimit
 from flist.hub.owners import Owners
-from flist.hub.staging import Staging
+from flist.hub.staging import HUB_META_MAX, Staging, writing
 from flist.names import NameRecord, sign_record
 from flist.store import ObjectInvalid
-from zos_core.base.errors import DocumentInvalid
+from zos_core.base.atomic_file import make_directories
+from zos_core.base.errors import DiskFull, DocumentInvalid
 from zos_core.base.keyring import Key
 
 ONE, TWO = bytes([1]) * 32, bytes([2]) * 32
@@ -68,6 +70,50 @@ def test_metadata_is_named_by_its_plain_bytes(tmp_path: Path) -> None:
             send(staging, path, bad, public=TWO)
 
 
+def test_metadata_that_unpacks_to_more_than_a_hub_takes_is_refused(tmp_path: Path) -> None:
+    staging = Staging(tmp_path)
+    for size, taken in ((HUB_META_MAX, True), (HUB_META_MAX + 1, False)):
+        plain = bytes(size)
+        path, stored = f"meta/{blake3(plain).hexdigest()}", zstandard.ZstdCompressor().compress(plain)
+        if taken:
+            assert staging.append(ONE, path, offset=0, size=len(stored), data=stored) == len(stored) < 10_000
+            continue
+        with pytest.raises(ImageTooLarge) as caught:
+            staging.append(ONE, path, offset=0, size=len(stored), data=stored)
+        assert (caught.value.retryable, "64 MiB" in str(caught.value.hint)) == (False, True)
+        assert staging.offset(ONE, path) == 0
+
+
+def test_the_collector_may_take_an_empty_directory_before_a_file_is_in_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    staging = Staging(tmp_path)
+    taken = set[Path]()
+
+    def made_and_taken(path: Path, *, mode: int) -> None:
+        make_directories(path, mode=mode)
+        if path not in taken:
+            taken.add(path)
+            staging.idle(now_s=0)
+
+    monkeypatch.setattr(staging_module, "make_directories", made_and_taken)
+    assert send(staging, PACK, DATA) == 200
+    assert taken == {staging.place(ONE) / "part", staging.place(ONE) / "pack"}
+
+
+def test_what_cannot_be_written_is_told_as_what_it_is() -> None:
+    for number, kind in [
+        (errno.ENOSPC, DiskFull),
+        (errno.EDQUOT, DiskFull),
+        (errno.EFBIG, DiskFull),
+        (errno.EROFS, StoreUnwritable),
+        (errno.EMFILE, OSError),
+        (errno.ENFILE, OSError),
+    ]:
+        with pytest.raises(kind), writing("a pack"):
+            raise OSError(number, os.strerror(number))
+
+
 def test_what_cannot_be_an_upload(tmp_path: Path) -> None:
     staging = Staging(tmp_path)
     for path in (f"manifest/{'0' * 64}", "name/a/b/c", "pack/../x", "pack/short", "hub/key.json"):
@@ -103,13 +149,19 @@ def test_what_is_idle_is_collected(tmp_path: Path) -> None:
     for file in tmp_path.rglob("*"):
         if file.is_file():
             os.utime(file, (1000, 1000))
-    assert staging.collect(now_s=1000 + 86_399) == 0
+    assert staging.idle(now_s=1000 + 86_399) == []
+    idle = staging.idle(now_s=1000 + 86_400)
+    assert len(idle) == 2
     assert staging.offset(TWO, PACK) is None  # which keeps it
-    assert staging.collect(now_s=1000 + 86_400) == 1
+    assert staging.discard(idle, now_s=1000 + 86_400) == 1
     assert staging.offset(ONE, PACK) == 0
     assert not staging.place(ONE).exists()
     assert (staging.place(TWO) / PACK).read_bytes() == DATA
-    assert staging.collect(now_s=1e12) == 1
+    assert staging.discard(staging.idle(now_s=1e12), now_s=1e12, keep=TWO) == 0
+    assert staging.discard(staging.idle(now_s=1e12), now_s=1e12) == 1
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / TWO.hex() / "part").mkdir(parents=True)
+    assert staging.idle(now_s=1e12) == []
     assert list(tmp_path.iterdir()) == []
 
 
