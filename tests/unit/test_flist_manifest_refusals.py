@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +12,7 @@ from blake3 import blake3
 
 from flist.errors import IndexInvalid, LocatorInvalid, ManifestInvalid
 from flist.index import Page, PageList, PageRef, build_index
-from flist.locator import PACK_MAX, Entry, Locator, header_size
+from flist.locator import PACK_MAX, PACKS_MAX, Entry, Locator, header_size, packs_of
 from flist.manifest import (
     IndexRef,
     Manifest,
@@ -222,6 +223,16 @@ def test_locators_that_point_nowhere_are_refused() -> None:
     for data in (whole[:-1], whole + b"\0", b"x" + whole[1:], whole[:20] + b"\1" + whole[21:], b""):
         with pytest.raises(LocatorInvalid):
             Locator.decode(data, [11, 7])
+
+
+def test_more_packs_than_a_locator_can_have_are_not_listed() -> None:
+    for packs in (PACKS_MAX, PACKS_MAX + 1):
+        data = b"ZOSLOCAT" + struct.pack("<HHIII", 1, 0, packs, 0, 0) + bytes(32 * packs)
+        if packs == PACKS_MAX:
+            assert len(packs_of(data)) == packs
+            continue
+        with pytest.raises(LocatorInvalid):
+            packs_of(data)
 
 
 def test_an_empty_image_has_an_index() -> None:
