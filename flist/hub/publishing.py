@@ -42,7 +42,7 @@ from flist.hub.endpoints import (
 from flist.hub.errors import HubBusy, RevisionIncomplete, StoreUnwritable
 from flist.hub.log import RevisionLog
 from flist.hub.owners import Owners
-from flist.hub.staging import HUB_META_MAX, UPLOAD_KINDS, Staging, too_large, writing
+from flist.hub.staging import HUB_META_MAX, UPLOAD_KINDS, Staging, disk_full, too_large, writing
 from flist.index import PageList
 from flist.locator import ENTRY_SIZE, header_size, packs_of
 from flist.manifest import Manifest, SignedManifest
@@ -52,9 +52,10 @@ from flist.store import DirectoryStore, ObjectMissing, StoreUnavailable
 from flist.store.paths import NAME_FILE_MAX, check_path, object_paths, size_max
 from flist.verify import verify
 from native.errors import ZosError
+from native.fetch import FetchLocal
 from zos_core.base.atomic_file import make_directories, read_limited, sync_directory, write_atomic
 from zos_core.base.document import Record, decode_msgpack, encode_msgpack
-from zos_core.base.errors import DiskFull, DocumentInvalid, RequestTimeout, ServerBusy
+from zos_core.base.errors import DescriptorsExhausted, DiskFull, DocumentInvalid, RequestTimeout, ServerBusy
 from zos_core.base.keyring import Keyring
 from zos_core.base.server import Caller
 from zos_core.base.threads import in_thread
@@ -319,6 +320,13 @@ class Publishing:
             raise RequestTimeout(f"the image was not verified within {VERIFY_TIMEOUT_S:.0f} s") from error
         except (DiskFull, StoreUnwritable):
             raise
+        except FetchLocal as error:
+            match error.context.get("reason"):
+                case "fetch.no-space":
+                    raise disk_full("what is verified", error.message) from error
+                case "fetch.no-descriptors":
+                    raise DescriptorsExhausted.here("verify an image") from error
+            raise
         except ZosError as error:
             raise RevisionIncomplete(
                 f"the image is not whole on this hub: {error}", hint="publish again: it goes on", cause=error.code
@@ -338,8 +346,10 @@ class Publishing:
             make_directories(view / SCRATCH, mode=0o700)
             for path, file in found.items():
                 make_directories((view / path).parent, mode=0o700)
-                # Another commit of this key may have moved it into the store meanwhile.
-                if not (_link(file, view / path) or _link(self._root / path, view / path)):
+                # Another commit of this key may have moved it into the store meanwhile. A locator's path there may be
+                # that of another one, so that it is looked for in one place.
+                files = (file,) if path.startswith("locator/") else (file, self._root / path)
+                if not any(_link(each, view / path) for each in files):
                     raise _missing(path)
 
     def _found(self, public: bytes, manifest: Manifest, locator: bytes | None) -> dict[str, Path]:

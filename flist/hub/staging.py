@@ -26,7 +26,7 @@ from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import make_directories, sync_directory
 from zos_core.base.errors import DiskFull, is_disk_full
 
-__all__ = ["HUB_META_MAX", "IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "too_large", "writing"]
+__all__ = ["HUB_META_MAX", "IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "disk_full", "too_large", "writing"]
 
 STAGED_BYTES_MAX = 64 << 30
 """Of all keys together; one key may have a quarter."""
@@ -222,15 +222,18 @@ def writing(what: str) -> Iterator[None]:
         if error.errno in (errno.EMFILE, errno.ENFILE):
             raise
         if is_disk_full(error) or error.errno == errno.EFBIG:
-            raise DiskFull(
-                f"the hub has no room for {what}: {error.strerror}", hint="its operator has to make room", what=what
-            ) from error
+            raise disk_full(what, str(error.strerror)) from error
         where = error.filename or "its store"
         raise StoreUnwritable(
             f"the hub cannot write {what}: {error.strerror or error}",
             hint=f"its operator finds out why it cannot write {where}",
             what=what,
         ) from error
+
+
+def disk_full(what: str, why: str) -> DiskFull:
+    """That the hub has no room for `what`."""
+    return DiskFull(f"the hub has no room for {what}: {why}", hint="its operator has to make room", what=what)
 
 
 def too_large(what: str) -> ImageTooLarge:

@@ -30,6 +30,7 @@ from flist.hub.endpoints import CHUNK_BYTES, COMMIT, ChunkQuery, Committed, Look
 from flist.hub.errors import ImageTooLarge, RevisionIncomplete, StoreUnwritable
 from flist.hub.publishing import Intent, Publishing, Step
 from flist.hub.staging import HUB_META_MAX, Staging
+from flist.locator import Entry, Locator
 from flist.manifest import Manifest, SignedManifest, encode_manifest
 from flist.names import NameRecord, fetch_manifest, read_record, sign_record
 from flist.publish import publish as publish_image
@@ -546,6 +547,31 @@ def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: Hub
     assert (hub.root / "locator" / index.hex()).read_bytes() == true
 
 
+def test_a_locator_of_another_index_is_refused_where_nothing_is_read_by_it(
+    jane: Zos, hub: HubProcess, tmp_path: Path
+) -> None:
+    as_jane(jane)
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    build(jane, empty)
+    caller, body = _all_but_the_commit(jane, hub)
+    index = SignedManifest.parse(body.manifest).manifest.index
+    assert index.units == 0
+    false = Locator(packs=(bytes(32),), entries=(Entry(0, 0, 1, True),)).encode()
+    wrong = Revision(manifest=body.manifest, record=body.record, locator=blake3(false).digest())
+
+    async def main() -> None:
+        taken = Publishing(hub.root)
+        query = ChunkQuery(offset=0, size=len(false))
+        await taken.upload(caller=caller, kind="locator", hash=blake3(false).hexdigest(), query=query, body=false)
+        with pytest.raises(RevisionIncomplete, match="another number of units"):
+            await taken.commit(caller=caller, body=wrong)
+        assert (await taken.commit(caller=caller, body=body)).revision == 1
+        taken.close()
+
+    asyncio.run(main())
+
+
 def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
 ) -> None:
@@ -764,6 +790,31 @@ def test_a_full_disk_of_the_hub_is_said_and_survived(jane: Zos, hub: HubProcess,
             assert jane.run("flist", "verify", "jane/web@" + _digest_of(hub.root), "--store", url)[0] == 0
             fill.unlink()
             assert publish(jane, url)["revision"] == 2
+    finally:
+        hub.kill()
+        subprocess.run(["umount", hub.root], check=True)
+
+
+@pytest.mark.root
+def test_a_disk_that_is_full_when_an_image_is_verified_is_said(jane: Zos, hub: HubProcess, tree: Path) -> None:
+    as_jane(jane)
+    build(jane, tree)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "zos-test", hub.root], check=True)
+
+    async def main(body: Revision, caller: Caller) -> None:
+        with contextlib.closing(Publishing(hub.root)) as taken:
+            fill = hub.root / "filler"
+            with open(fill, "wb", buffering=0) as file, pytest.raises(OSError):
+                while True:
+                    file.write(bytes(1 << 16))
+            with pytest.raises(DiskFull, match="what is verified"):
+                await taken.commit(caller=caller, body=body)
+            fill.unlink()
+            assert (await taken.commit(caller=caller, body=body)).revision == 1
+
+    try:
+        caller, body = _all_but_the_commit(jane, hub)
+        asyncio.run(main(body, caller))
     finally:
         hub.kill()
         subprocess.run(["umount", hub.root], check=True)
