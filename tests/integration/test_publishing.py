@@ -1011,6 +1011,19 @@ def test_keys_under_which_anybody_signs_may_not_speak(hub: HubProcess, public: s
     assert hub.zos.json(*serve, status=17)["error"]["code"] == "key.invalid"
 
 
+def test_the_openapi_document_says_what_publishing_can_answer(hub: HubProcess) -> None:
+    with hub.running(), contextlib.closing(http.client.HTTPConnection("127.0.0.1", hub.port, timeout=20)) as connection:
+        connection.request("GET", "/openapi.json")
+        paths = json.loads(connection.getresponse().read())["paths"]
+    for answers, codes in [
+        (paths["/v1/revisions"]["post"]["responses"], {"413": "hub.image-too-large", "504": "base.timeout"}),
+        (paths["/v1/revisions"]["post"]["responses"], {"503": "http.busy, hub.store-unwritable", "507": "disk.full"}),
+        (paths["/v1/uploads/{kind}/{hash}"]["put"]["responses"], {"413": "hub.image-too-large"}),
+        (paths["/v1/uploads/{kind}/{hash}"]["put"]["responses"], {"503": "hub.store-unwritable"}),
+    ]:
+        assert {status: answers[status]["description"] for status in codes} == codes
+
+
 def test_what_is_no_http_and_no_text_is_refused_and_fills_no_log(jane: Zos, hub: HubProcess) -> None:
     key = jane.json("key", "show")["key"]
     with hub.running():  # at its end it has said nothing on stderr
