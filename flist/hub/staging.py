@@ -41,7 +41,7 @@ HASH_BYTES_AT_ONCE = 1 << 20
 WINDOW_MAX = 1 << 27
 
 HUB_META_MAX = 64 << 20
-"""Plain bytes of an image's metadata that a hub takes: some 800,000 inodes. It is read whole for whoever publishes, in
+"""Plain bytes of an image's metadata that a hub takes: some 500,000 inodes. It is read whole for whoever publishes, in
 five to twenty times as much memory; compressed it may be next to nothing."""
 
 _PARTS = "part"
@@ -241,7 +241,7 @@ def too_large(what: str) -> ImageTooLarge:
     limit_mib = HUB_META_MAX >> 20
     return ImageTooLarge(
         f"{what} has more than {limit_mib} MiB",
-        hint=f"a hub takes images with at most {limit_mib} MiB of metadata, some 800,000 files: make several of it",
+        hint=f"a hub takes images with at most {limit_mib} MiB of metadata, some 500,000 files: make several of it",
         limit=HUB_META_MAX,
     )
 
