@@ -116,7 +116,8 @@ def test_a_feature_switched_off_is_another_row(
     expected = {1: here, 2: here, 3: where_files_are_no_devices}[own_row]
     assert (report["row"]["number"], report["better"]["number"]) == expected
     assert finding(report, without)["found"] == "switched off by --without"
-    assert without in report["takes"]
+    if report["row"]["number"] != own_row:
+        assert without in report["takes"]
 
 
 @pytest.mark.root
