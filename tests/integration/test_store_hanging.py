@@ -15,7 +15,7 @@ from flist.store import directory as directory_module
 from tests.mounts import dead_file_system
 from zos_core.base import threads
 from zos_core.base.errors import UsageError
-from zos_core.base.threads import in_thread, in_thread_apart
+from zos_core.base.threads import in_stoppable_thread, in_thread, in_thread_apart
 from zos_core.containers.document import ImageRequest
 from zos_core.supervisor.images import resolve_image
 
@@ -86,3 +86,17 @@ async def test_as_many_threads_hang_as_may_and_the_others_wait(monkeypatch: pyte
     assert await first
     await second
     assert done == [2]
+
+
+async def test_stoppable_work_that_waits_leaves_the_pool_to_others() -> None:
+    """Extractions from slow stores, more than the pool has threads; when they are called off each ends first."""
+    stop = threading.Event()
+    waiting = [asyncio.ensure_future(in_stoppable_thread(stop.set, stop.wait)) for _ in range(REQUESTS)]
+    assert not (await asyncio.wait(waiting, timeout=0))[0]
+    assert await in_thread(lambda: "documents are written") == "documents are written"
+    assert not stop.is_set()
+    for task in waiting:
+        task.cancel()
+    assert (await asyncio.wait(waiting, return_when=asyncio.ALL_COMPLETED))[0] == set(waiting)
+    assert stop.is_set()
+    assert all(task.cancelled() for task in waiting)

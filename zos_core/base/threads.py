@@ -23,17 +23,24 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 APART_MAX = 128
-"""Threads apart at once: a read takes a fraction of a millisecond, so that so many are such that hang."""
+"""Threads apart at once: so many are such that wait for a store, or hang."""
 
 
 async def in_thread(work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """`work(...)` in a thread of the loop's pool. When cancelled, first lets it come to its end, then is."""
-    return await in_stoppable_thread(lambda: None, partial(work, *args, **kwargs))
+    pool = asyncio.get_running_loop().run_in_executor(None, partial(work, *args, **kwargs))
+    return await _to_its_end(pool, lambda: None)
 
 
 async def in_stoppable_thread(stop: Callable[[], None], work: Callable[[], T]) -> T:
-    """The same for work that may wait for long: when cancelled, calls `stop`, on which the work has to end soon."""
-    future = asyncio.get_running_loop().run_in_executor(None, work)
+    """The same for work that may wait for long: when cancelled, calls `stop`, on which the work has to end soon.
+
+    The thread is none of the pool, of which a few that wait would hold up everything else.
+    """
+    return await _to_its_end(_begin_apart(work), stop)
+
+
+async def _to_its_end(future: asyncio.Future[T], stop: Callable[[], None]) -> T:
     try:
         return await asyncio.shield(future)
     except asyncio.CancelledError:
@@ -89,6 +96,10 @@ async def in_thread_apart(work: Callable[[], T]) -> T:
 
     For work that holds and changes nothing of ours. Beyond `APART_MAX` that hang it waits for one of them.
     """
+    return await _begin_apart(work)
+
+
+def _begin_apart(work: Callable[[], T]) -> asyncio.Future[T]:
     loop = asyncio.get_running_loop()
     future: asyncio.Future[T] = loop.create_future()
 
@@ -107,4 +118,4 @@ async def in_thread_apart(work: Callable[[], T]) -> T:
             tell(partial(future.set_result, result))
 
     _apart.begin(job)
-    return await future
+    return future
