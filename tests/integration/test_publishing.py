@@ -311,8 +311,10 @@ def _upload_only(jane: Zos, hub: HubProcess, wire: Wire) -> Path:
     return kept
 
 
-def _all_but_the_commit(jane: Zos, hub: HubProcess) -> tuple[Caller, Revision]:
-    """Everything of jane/web has come, and the hub is dead; who commits, and what."""
+def _all_but_the_commit(jane: Zos, hub: HubProcess, tree: Path) -> tuple[Caller, Revision]:
+    """Everything of jane/web, built from `tree`, has come, and the hub is dead; who commits, and what."""
+    as_jane(jane)
+    build(jane, tree)
     wire = Wire(hub)
     hub.start()
     request = _upload_only(jane, hub, wire).read_bytes()
@@ -472,9 +474,7 @@ def test_one_key_racing_with_itself_publishes_one_image_of_a_revision(
 
 def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, tree: Path) -> None:
     """What each of them verifies lies in a directory of its own: neither takes it from under the other."""
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
     both, views = threading.Barrier(2, timeout=30), set[Path]()
 
     class Slow(Publishing):
@@ -500,10 +500,8 @@ def test_two_commits_of_one_key_at_once_do_not_meet(jane: Zos, hub: HubProcess, 
 def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: HubProcess, tree: Path) -> None:
     """Two images of the same content, at once: the locator of one leads to wrong bytes, and must not get in by the
     other's."""
-    as_jane(jane)
-    build(jane, tree)
+    caller, good = _all_but_the_commit(jane, hub, tree)
     build(jane, tree, "jane/other")
-    caller, good = _all_but_the_commit(jane, hub)
     store = DirectoryStore(jane.store)
     name = (jane.store / "name/jane/other/latest").read_bytes()
     image = asyncio.run(fetch_manifest(store, read_record(name, trusted=None).record.digest))
@@ -550,11 +548,9 @@ def test_a_locator_is_verified_for_the_commit_that_brings_it(jane: Zos, hub: Hub
 def test_a_locator_of_another_index_is_refused_where_nothing_is_read_by_it(
     jane: Zos, hub: HubProcess, tmp_path: Path
 ) -> None:
-    as_jane(jane)
     empty = tmp_path / "empty"
     empty.mkdir()
-    build(jane, empty)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, empty)
     index = SignedManifest.parse(body.manifest).manifest.index
     assert index.units == 0
     false = Locator(packs=(bytes(32),), entries=(Entry(0, 0, 1, True),)).encode()
@@ -576,9 +572,7 @@ def test_what_a_hub_was_about_to_commit_is_committed_when_it_is_published_again(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
 ) -> None:
     """Everything had come and was verified; then the hub died, or its disk was full."""
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     class Broken(Publishing):
         def _intent(self, public: bytes, image: SignedManifest, body: Revision) -> Intent:
@@ -604,9 +598,7 @@ def test_commits_under_way_are_bounded_and_timed(
     jane: Zos, hub: HubProcess, tree: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each is verified, which takes memory and time; whoever is refused may come again."""
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     async def main() -> list[Committed | BaseException]:
         refused = asyncio.Event()
@@ -637,9 +629,7 @@ def test_commits_under_way_are_bounded_and_timed(
 
 
 def test_metadata_of_any_size_is_refused_before_it_is_unpacked(jane: Zos, hub: HubProcess, tree: Path) -> None:
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
     key = Keyring(jane.home / "config" / "zos").own_key()
     manifest = SignedManifest.parse(body.manifest).manifest
     ref = replace(manifest.meta, size=HUB_META_MAX + 1)
@@ -660,9 +650,7 @@ def test_a_hub_verifies_on_its_own_disk(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Not in /tmp, which is memory on many machines."""
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     async def main() -> None:
         taken = Publishing(hub.root)
@@ -675,9 +663,7 @@ def test_a_hub_verifies_on_its_own_disk(
 
 def test_a_pack_that_was_lost_and_sent_again_is_kept_whoever_commits(jane: Zos, hub: HubProcess, tree: Path) -> None:
     """It was sent, the publisher was stopped; the next commit brings no locator, as the store has it."""
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     async def main() -> None:
         taken = Publishing(hub.root)
@@ -797,8 +783,6 @@ def test_a_full_disk_of_the_hub_is_said_and_survived(jane: Zos, hub: HubProcess,
 
 @pytest.mark.root
 def test_a_disk_that_is_full_when_an_image_is_verified_is_said(jane: Zos, hub: HubProcess, tree: Path) -> None:
-    as_jane(jane)
-    build(jane, tree)
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64m", "zos-test", hub.root], check=True)
 
     async def main(body: Revision, caller: Caller) -> None:
@@ -813,7 +797,7 @@ def test_a_disk_that_is_full_when_an_image_is_verified_is_said(jane: Zos, hub: H
             assert (await taken.commit(caller=caller, body=body)).revision == 1
 
     try:
-        caller, body = _all_but_the_commit(jane, hub)
+        caller, body = _all_but_the_commit(jane, hub, tree)
         asyncio.run(main(body, caller))
     finally:
         hub.kill()
@@ -851,12 +835,10 @@ def test_an_intent_that_cannot_be_carried_out_waits_and_loses_nothing(
     jane: Zos, hub: HubProcess, tree: Path, tmp_path: Path
 ) -> None:
     """The hub starts and is read; for as long as it lasts, those who publish are told; no upload is thrown away."""
-    as_jane(jane)
     eve = as_jane(home(tmp_path, "eve"))
-    build(jane, tree)
     build(eve, tree, "eve/web")
     trust(eve, eve, "eve")
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     def until_the_manifest(step: Step) -> None:
         if step.name == "manifest":
@@ -890,9 +872,7 @@ def test_an_intent_that_cannot_be_carried_out_waits_and_loses_nothing(
 def test_what_an_intent_is_to_move_and_is_gone_is_told_to_the_operator(
     jane: Zos, hub: HubProcess, tree: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    as_jane(jane)
-    build(jane, tree)
-    caller, body = _all_but_the_commit(jane, hub)
+    caller, body = _all_but_the_commit(jane, hub, tree)
 
     def not_the_pack(step: Step) -> None:
         if step.name.startswith("move pack/"):
@@ -920,9 +900,7 @@ def test_what_an_intent_is_to_move_and_is_gone_is_told_to_the_operator(
 
 
 def test_looking_for_idle_uploads_keeps_nobody_waiting(jane: Zos, hub: HubProcess, tree: Path) -> None:
-    as_jane(jane)
-    build(jane, tree)
-    _all_but_the_commit(jane, hub)
+    _all_but_the_commit(jane, hub, tree)
     answered = threading.Event()
 
     class Slow(Staging):
@@ -946,9 +924,7 @@ def test_looking_for_idle_uploads_keeps_nobody_waiting(jane: Zos, hub: HubProces
 
 @pytest.mark.root
 def test_a_disk_that_became_read_only_ends_no_hub(jane: Zos, hub: HubProcess, tree: Path) -> None:
-    as_jane(jane)
-    build(jane, tree)
-    _all_but_the_commit(jane, hub)
+    _all_but_the_commit(jane, hub, tree)
     before = staged(hub.root)
     for file in (hub.root / "hub/staged").rglob("*"):
         os.utime(file, (1000, 1000))

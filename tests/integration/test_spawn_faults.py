@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.hold_tool import parent_of
 from tests.integration.spawn_kit import IMAGE, Refused, Tree, running, wait_empty
 
 pytestmark = pytest.mark.root
@@ -69,10 +70,6 @@ class Left:
 def children_of(pid: int) -> list[str]:
     """Those of which hold knows nothing, too."""
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-
-
-def parent_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def descriptors_of(pid: int) -> list[str]:
