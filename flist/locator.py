@@ -101,8 +101,7 @@ def packs_of(data: bytes) -> tuple[bytes, ...]:
         raise LocatorInvalid("a locator is too short")
     magic, version, zero, packs, units, zero2 = _HEADER.unpack_from(data)
     start = header_size(packs)
-    if magic != _MAGIC or version != _VERSION or zero or zero2 or packs > PACKS_MAX:
-        raise LocatorInvalid("a locator has a wrong header")
-    if len(data) != start + ENTRY_SIZE * units:
+    known = (magic, version, zero, zero2) == (_MAGIC, _VERSION, 0, 0)
+    if not known or packs > PACKS_MAX or len(data) != start + ENTRY_SIZE * units:
         raise LocatorInvalid("a locator has a wrong header")
     return tuple(data[at : at + 32] for at in range(_HEADER.size, start, 32))

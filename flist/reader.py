@@ -20,6 +20,7 @@ from flist.erofs_reader import MetaImage, read_meta
 from flist.errors import IndexInvalid, LocatorInvalid, MetaInvalid
 from flist.manifest import Manifest
 from flist.store import Addressed, ObjectMissing, StoreUnavailable
+from flist.store.protocol import SLOWEST_BYTES_S
 from native import fetch
 from native.errors import ZosError
 from zos_core.base.errors import zos_error_in
@@ -34,7 +35,6 @@ KEEP_BYTES_MAX = 32 << 20  # of plain units in memory
 FETCH_TIMEOUT_S = 20.0  # of one request
 PATIENCE_S = 10.0  # with a store that fails
 OBJECT_TIMEOUT_S = 30.0
-SLOWEST_BYTES_S = 64 << 10  # a store that is slower on the average is given up
 
 T = TypeVar("T")
 

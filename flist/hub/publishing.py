@@ -55,7 +55,14 @@ from native.errors import ZosError
 from native.fetch import FetchLocal
 from zos_core.base.atomic_file import make_directories, read_limited, sync_directory, write_atomic
 from zos_core.base.document import Record, decode_msgpack, encode_msgpack
-from zos_core.base.errors import DescriptorsExhausted, DiskFull, DocumentInvalid, RequestTimeout, ServerBusy
+from zos_core.base.errors import (
+    DescriptorsExhausted,
+    DiskFull,
+    DocumentInvalid,
+    RequestTimeout,
+    ServerBusy,
+    is_out_of_descriptors,
+)
 from zos_core.base.keyring import Keyring
 from zos_core.base.server import Caller
 from zos_core.base.threads import in_thread
@@ -371,7 +378,7 @@ class Publishing:
             except FileNotFoundError:
                 raise _missing(path) from None
             except OSError as error:
-                if error.errno in (errno.EMFILE, errno.ENFILE):
+                if is_out_of_descriptors(error):
                     raise
                 raise StoreUnavailable(f"{found[path]}: {error.strerror}", path=path, errno=error.errno) from error
 

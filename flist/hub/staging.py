@@ -24,7 +24,7 @@ from flist.hub.errors import ImageTooLarge, ObjectWrong, StoreUnwritable, Upload
 from flist.store import ObjectInvalid
 from flist.store.paths import check_path, size_max
 from zos_core.base.atomic_file import make_directories, sync_directory
-from zos_core.base.errors import DiskFull, is_disk_full
+from zos_core.base.errors import DiskFull, is_disk_full, is_out_of_descriptors
 
 __all__ = ["HUB_META_MAX", "IDLE_S", "STAGED_BYTES_MAX", "UPLOAD_KINDS", "Staging", "disk_full", "too_large", "writing"]
 
@@ -219,7 +219,7 @@ def writing(what: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.EMFILE, errno.ENFILE):
+        if is_out_of_descriptors(error):
             raise
         if is_disk_full(error) or error.errno == errno.EFBIG:
             raise disk_full(what, str(error.strerror)) from error

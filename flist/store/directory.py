@@ -13,6 +13,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreUnavailable
 from flist.store.paths import check_path, size_max
+from flist.store.protocol import SLOWEST_BYTES_S
 from zos_core.base.atomic_file import Owner, make_directories, replacing, write_atomic
 from zos_core.base.errors import UsageError
 from zos_core.base.threads import in_thread, in_thread_apart
@@ -22,7 +23,6 @@ __all__ = ["DirectoryStore", "OpenObject"]
 SCRATCH = "tmp"
 COPY_BYTES = 1 << 20
 ANSWER_TIMEOUT_S = 30.0
-SLOWEST_BYTES_S = 64 * 1024  # as over HTTP: a file system that is slower on the average is given up
 
 T = TypeVar("T")
 

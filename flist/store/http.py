@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from flist.store.errors import ObjectInvalid, ObjectMissing, StoreReadOnly, StoreUnavailable
 from flist.store.paths import check_path, size_max
+from flist.store.protocol import SLOWEST_BYTES_S
 
 if TYPE_CHECKING:
     import aiohttp
@@ -23,7 +24,6 @@ __all__ = ["HttpStore"]
 CONNECT_TIMEOUT_S = 5.0
 SILENCE_TIMEOUT_S = 15.0  # without one byte
 HEAD_TIMEOUT_S = 30.0
-SLOWEST_BYTES_S = 64 * 1024  # for the body: a store that is slower on the average is given up
 REDIRECTS_MAX = 3
 CONNECTIONS_MAX = 16
 

@@ -7,7 +7,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["Addressed", "Store"]
+__all__ = ["SLOWEST_BYTES_S", "Addressed", "Store"]
+
+SLOWEST_BYTES_S = 64 << 10
+"""A store that is slower on the average is given up."""
 
 
 class Addressed(Protocol):

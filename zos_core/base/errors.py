@@ -34,6 +34,7 @@ __all__ = [
     "UsageError",
     "disk_full_at",
     "is_disk_full",
+    "is_out_of_descriptors",
     "telling_disk_full",
     "zos_error_in",
 ]
@@ -72,6 +73,11 @@ class DiskFull(ZosError):
 def is_disk_full(error: OSError) -> bool:
     """Whether there is no room on the disk, or no more of it for this user."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def is_out_of_descriptors(error: OSError) -> bool:
+    """Whether this process, or the system, has no descriptor left."""
+    return error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def disk_full_at(path: str | Path, error: OSError) -> DiskFull:
@@ -244,7 +250,7 @@ def zos_error_in(error: BaseException) -> ZosError | None:
         if error.filename is None:
             return DiskFull(f"the disk is full: {error.strerror}", hint="df says which one; make room and ask again")
         return disk_full_at(os.fsdecode(error.filename), error)
-    if isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE):
+    if isinstance(error, OSError) and is_out_of_descriptors(error):
         return DescriptorsExhausted.here(f"open {error.filename}" if error.filename else "go on")
     if isinstance(error, BaseExceptionGroup):
         found = (zos_error_in(part) for part in error.exceptions)

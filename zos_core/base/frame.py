@@ -13,7 +13,6 @@ from __future__ import annotations
 import array
 import asyncio
 import contextlib
-import errno
 import fcntl
 import os
 import socket
@@ -36,6 +35,7 @@ from zos_core.base.errors import (
     PeerGone,
     RemoteError,
     RequestTimeout,
+    is_out_of_descriptors,
 )
 
 __all__ = [
@@ -333,7 +333,7 @@ class Channel:
         try:
             sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
+            if is_out_of_descriptors(error):
                 raise DescriptorsExhausted.here(f"reach {path.name}") from error
             raise
         try:

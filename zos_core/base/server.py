@@ -48,6 +48,7 @@ from zos_core.base.errors import (
     RequestTimeout,
     ServerBusy,
     UsageError,
+    is_out_of_descriptors,
     zos_error_in,
 )
 from zos_core.base.nonces import NonceStore
@@ -472,7 +473,7 @@ def _is_scarce() -> bool:
     try:
         newest = os.open("/", os.O_PATH | os.O_CLOEXEC)
     except OSError as error:
-        if error.errno not in (errno.EMFILE, errno.ENFILE):
+        if not is_out_of_descriptors(error):
             raise
         return True
     os.close(newest)
